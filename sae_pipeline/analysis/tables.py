@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sae_pipeline.errors import BadInput
-from sae_pipeline.study.cells import Arm
+from sae_pipeline.saes.arm import Arm
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "saes": (

@@ -18,11 +18,11 @@ from torch import Tensor
 from sae_pipeline.errors import StudyError, TrainingError
 from sae_pipeline.saes.architectures import ARCHITECTURES, Workspace
 from sae_pipeline.saes.architectures.base import CHUNK
+from sae_pipeline.saes.arm import Arm
 from sae_pipeline.saes.checkpoint import NAME as CHECKPOINT
 from sae_pipeline.saes.checkpoint import read_checkpoint, write_checkpoint
 from sae_pipeline.saes.initialisation import InputStatistics
 from sae_pipeline.store import digest, flush, write_atomically
-from sae_pipeline.study.cells import Arm
 
 TRAINING_FILE = "training.json"
 

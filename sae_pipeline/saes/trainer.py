@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sae_pipeline.progress import track
 from sae_pipeline.saes.architectures import Workspace
+from sae_pipeline.saes.arm import Arm
 from sae_pipeline.saes.initialisation import SAMPLE_SIZE, Activations, input_statistics
 from sae_pipeline.saes.run import Run, check_arm
-from sae_pipeline.study.cells import Arm
 
 CHECKPOINT_SECONDS = 20.0
 """Longest work that a killed process loses, however slow a step is."""

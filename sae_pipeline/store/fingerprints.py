@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 LENGTH = 24
 """Hexadecimal digits kept: 96 bits, so that a collision among 10^9 artifacts has a chance below 10^-10."""
 
@@ -21,7 +19,7 @@ def digest(*parts: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
+    if hasattr(value, "model_dump"):  # a pydantic model, without importing pydantic: the training engine does without it
         return value.model_dump(mode="json")
     if isinstance(value, (tuple, set, frozenset)):
         return sorted(value) if isinstance(value, (set, frozenset)) else list(value)

@@ -7,10 +7,10 @@ that varies is an *arm* of the cell, trained beside the others on one pass over 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
+from sae_pipeline.saes.arm import Arm
 from sae_pipeline.study.hook_points import HookPoint
 from sae_pipeline.study.schema import Study, TrainingDefaults, _as_tuple
 
@@ -30,49 +30,6 @@ def expansion_of(study: Study, key: str) -> float:
     """The expansion factor behind a grid key."""
     name = key.split("|")[1]
     return next(e for e in study.saes.expansions if expansion_key(e) == name)
-
-
-WITH_AUXK = ("topk", "batchtopk")
-"""Architectures with an auxiliary loss on dead latents."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One SAE configuration inside a cell, fully resolved except for what depends on the subject's width.
-
-    ``k`` is set for topk and batchtopk, ``target_l0`` for jumprelu and relu. ``learning_rate`` None means the
-    width rule 2e-4 / sqrt(d_sae / 2**14).
-    """
-
-    architecture: str
-    k: int | None
-    target_l0: float | None
-    tokens: int
-    init_seed: int
-    data_seed: int
-    batch_size: int
-    learning_rate: float | None
-    warmup_share: float
-    decay_share: float
-    auxk_coefficient: float
-    dead_window_share: float
-    b_dec_init: str
-    normalise: bool
-
-    @property
-    def sparsity(self) -> float:
-        """k or the target L0: the number the arm is labelled with."""
-        return self.k if self.k is not None else self.target_l0  # type: ignore[return-value]
-
-    @property
-    def label(self) -> str:
-        """Short name, unique among the arms that the study format can tell apart by architecture, sparsity, budget, seed."""
-        letter = "k" if self.k is not None else "l"
-        return f"{self.architecture}-{letter}{self.sparsity:g}-t{_compact(self.tokens)}-s{self.init_seed}"
-
-    def identity(self) -> dict[str, Any]:
-        """What enters the fingerprint of the trained SAE: all but what its architecture does not read."""
-        return {name: value for name, value in asdict(self).items() if name != "auxk_coefficient" or self.architecture in WITH_AUXK}
 
 
 @dataclass(frozen=True)
@@ -126,13 +83,8 @@ def _arms(study: Study, mix: str, point: HookPoint, expansion: float) -> Iterato
             continue
         settings = {name: getattr(study.saes.defaults, name) if getattr(group, name) is None else getattr(group, name) for name in overridable}
         budgets = _as_tuple(study.saes.defaults.tokens if group.tokens is None else group.tokens)
+        trunk_tokens = min(budgets) if settings.pop("budgets") == "trunk" else None
         for k, target_l0, tokens, seed in product(_as_tuple(group.k), _as_tuple(group.target_l0), budgets, group.seeds):
-            yield Arm(architecture=group.architecture, k=k, target_l0=target_l0, tokens=tokens, init_seed=seed, **settings)
-
-
-def _compact(tokens: int) -> str:
-    """200000 as ``200k``, 1500000 as ``1.5M``; exact, so that two budgets never share a label."""
-    for unit, letter in ((1_000_000, "M"), (1_000, "k")):
-        if tokens >= unit and (tokens * 10) % unit == 0:
-            return f"{tokens / unit:g}{letter}"
-    return str(tokens)
+            yield Arm(
+                architecture=group.architecture, k=k, target_l0=target_l0, tokens=tokens, init_seed=seed, trunk_tokens=trunk_tokens, **settings
+            )  # fmt: skip

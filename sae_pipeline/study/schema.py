@@ -8,10 +8,12 @@ line numbers in the messages is the business of :mod:`sae_pipeline.study.loading
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from sae_pipeline.saes.arm import WITH_K
 from sae_pipeline.study.hook_points import HookPoint
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=40)]
@@ -296,14 +298,44 @@ class TrainingDefaults(Section):
 
     tokens: int | tuple[int, ...] = Field(200_000, description="training tokens of the SAE; a list makes one arm each")
     batch_size: int = Field(1024, ge=1, description="activations per step")
+    accumulate: int = Field(1, ge=1, description="equal parts that a step's batch is processed in, to need less memory; gradients are summed (S4-10)")
     learning_rate: float | None = Field(None, gt=0, description="None: 2e-4 / sqrt(d_sae / 2**14) (Gao et al. 2024)")
+    learning_rate_scaling: Literal["fixed", "inverse_sqrt_width"] = Field(
+        "fixed", description="fixed: learning_rate as it is; inverse_sqrt_width: it is the rate at 2**14 latents, scaled as 1 / sqrt(d_sae)"
+    )
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps spent raising the rate linearly from 0")
-    decay_share: float = Field(0.2, ge=0, lt=1, description="share of the steps, at the end, spent lowering it linearly to 0")
+    decay_share: float = Field(0.2, ge=0, lt=1, description="share of the steps, at the end, spent lowering it to 0; 0 keeps it constant")
+    decay: Literal["linear", "cosine"] = Field("linear", description="how the rate falls over decay_share")
+    budgets: Literal["separate", "trunk"] = Field(
+        "separate",
+        description="separate: a whole schedule for each token budget; trunk: one run at constant rate from which each budget branches off with its own "
+        "decay, so that the steps before are taken once (warm-up and dead window are then shares of the smallest budget)",
+    )
     auxk_coefficient: float = Field(1 / 32, ge=0, description="weight of the AuxK loss on dead latents (Gao et al. 2024)")
+    l1_coefficient: float = Field(
+        0.0, ge=0, description="weight of an extra L1 penalty on the latents, on top of the architecture's own loss (S4-16)"
+    )
+    diversity_coefficient: float = Field(
+        0.0, ge=0, description="weight of the squared cosine similarity between decoder rows of latents that are active together (S4-15)"
+    )
+    tilt: float = Field(
+        0.0, description="t of the tilted empirical risk (1/t) log mean exp(t loss) over a batch's tokens (TERM, S2-17); 0 is the mean"
+    )
+    matryoshka_shares: tuple[float, ...] = Field(
+        (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), description="matryoshka: shares of the dictionary that must each reconstruct on their own, ending with 1"
+    )
+    warm_start: str | None = Field(None, description="folder of an SAE to begin with instead of random weights; its widths must fit")
     dead_window_share: float = Field(0.1, gt=0, le=1, description="a latent silent for this share of the budget counts as dead while training")
     b_dec_init: Literal["zero", "mean", "geometric_median"] = Field("mean", description="initial decoder bias, from a sample of the activations")
     normalise: bool = Field(True, description="scale inputs to a root mean square norm of sqrt(d_model); folded into the weights on saving")
     data_seed: Seed = Field(0, ge=0, description="order of the activation stream")
+
+    @field_validator("matryoshka_shares")
+    @classmethod
+    def _nested(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if not shares or shares[0] <= 0 or shares[-1] != 1 or any(a >= b for a, b in pairwise(shares)):
+            raise ValueError(f"matryoshka_shares must rise from above 0 to 1, found {list(shares)}")
+        return shares
 
     @field_validator("tokens")
     @classmethod
@@ -325,27 +357,37 @@ class Only(Section):
 class ArmGroup(Section):
     """Arms of every cell: one architecture at one or more sparsities, budgets and seeds."""
 
-    architecture: Literal["topk", "batchtopk", "jumprelu", "relu"] = Field(description="activation and loss of the SAE")
-    k: int | tuple[int, ...] | None = Field(None, description="active latents per token (topk, batchtopk)")
-    target_l0: float | tuple[float, ...] | None = Field(None, description="mean active latents per token to steer to (jumprelu, relu)")
+    architecture: Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu"] = Field(description="activation and loss of the SAE")
+    k: int | tuple[int, ...] | None = Field(None, description="active latents per token (topk, batchtopk, matryoshka)")
+    target_l0: float | tuple[float, ...] | None = Field(None, description="mean active latents per token to steer to (jumprelu, gated, relu)")
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="initialisation seeds")
     only: Only = Field(default_factory=Only, description="cells that have these arms")
     tokens: int | tuple[int, ...] | None = None
     batch_size: int | None = Field(None, ge=1)
+    accumulate: int | None = Field(None, ge=1)
     learning_rate: float | None = Field(None, gt=0)
+    learning_rate_scaling: Literal["fixed", "inverse_sqrt_width"] | None = None
     warmup_share: float | None = Field(None, ge=0, lt=1)
     decay_share: float | None = Field(None, ge=0, lt=1)
+    decay: Literal["linear", "cosine"] | None = None
+    budgets: Literal["separate", "trunk"] | None = None
     auxk_coefficient: float | None = Field(None, ge=0)
+    l1_coefficient: float | None = Field(None, ge=0)
+    diversity_coefficient: float | None = Field(None, ge=0)
+    tilt: float | None = None
+    matryoshka_shares: tuple[float, ...] | None = None
+    warm_start: str | None = None
     dead_window_share: float | None = Field(None, gt=0, le=1)
     b_dec_init: Literal["zero", "mean", "geometric_median"] | None = None
     normalise: bool | None = None
     data_seed: Seed | None = None
 
     _tokens = field_validator("tokens")(lambda tokens: tokens if tokens is None else TrainingDefaults._positive(tokens))
+    _shares = field_validator("matryoshka_shares")(lambda shares: shares if shares is None else TrainingDefaults._nested(shares))
 
     @model_validator(mode="after")
     def _sparsity_fits_architecture(self) -> ArmGroup:
-        wanted, other = ("k", "target_l0") if self.architecture in ("topk", "batchtopk") else ("target_l0", "k")
+        wanted, other = ("k", "target_l0") if self.architecture in WITH_K else ("target_l0", "k")
         if getattr(self, wanted) is None or getattr(self, other) is not None:
             raise ValueError(f"architecture {self.architecture} needs '{wanted}' and takes no '{other}'")
         if any(value <= 0 for value in _as_tuple(getattr(self, wanted))):

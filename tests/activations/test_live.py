@@ -19,8 +19,8 @@ from sae_pipeline.activations.shards import ActivationShards
 from sae_pipeline.activations.stream import ActivationStream
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.errors import StorageError, SubjectError
+from sae_pipeline.saes.arm import Arm
 from sae_pipeline.saes.trainer import train_arms
-from sae_pipeline.study.cells import Arm
 
 CORPUS = random_corpus(45)
 SHARD_CONTEXTS, BATCH_SIZE, SHUFFLE_TOKENS = 20, 3, 120

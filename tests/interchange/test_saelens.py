@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae_pipeline.saes.architectures import ARCHITECTURES
+from sae_pipeline.saes.arm import Arm
 from sae_pipeline.saes.inference import InferenceSAE
 from sae_pipeline.saes.trainer import train_arms
-from sae_pipeline.study.cells import Arm
 
 pytestmark = pytest.mark.interchange
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae_pipeline.saes.arm import Arm
 from sae_pipeline.saes.trainer import train_arms
-from sae_pipeline.study.cells import Arm
 
 
 @pytest.fixture(autouse=True)

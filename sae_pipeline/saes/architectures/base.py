@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sae_pipeline.saes.arm import Arm
 from sae_pipeline.saes.inference import InferenceSAE
 from sae_pipeline.saes.initialisation import InputStatistics, decoder_bias, unit_rows
-from sae_pipeline.study.cells import Arm
 
 CHUNK = 1_024
 """Rows encoded at a time: their pre-activations stay in cache until the selection has read them."""
