@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2_subject import FOLDER, SHAPES, Shape, make_checkpoint, make_ids
+from peers import DICTIONARY_LEARNING, SAELENS
 from side_by_side import REPOSITORY, Peer, Worker, machine, paired
 
 CONTEXT_LENGTH = 128
@@ -34,20 +35,14 @@ YARDSTICK = 1_024
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
 """Largest relative difference between the tools' root mean squares of a layer: more means that they did other work."""
 
-PEERS = {
-    "sae-lens": Peer("sae-lens", ".venv-saelens", "SAELENS_PYTHON", "requirements-saelens.txt"),
-    "dictionary_learning": Peer(
-        "dictionary_learning", ".venv-dictionary-learning", "DICTIONARY_LEARNING_PYTHON", "requirements-dictionary-learning.txt",
-        unwanted=("torchvision",),  # nnsight declares it and never imports it; an unmatched build breaks transformers' imports
-    ),
-}  # fmt: skip
+PEERS = {peer.name: peer for peer in (SAELENS, DICTIONARY_LEARNING)}
 SCRIPTS = {"sae-lens": "saelens_cache.py", "dictionary_learning": "dictionary_learning_buffer.py"}
 BUILD = "python benchmarks/harvest.py --build-peers"
 
 CONDITIONS = {
     "limit": "plain transformers with the faster of its attention implementations; blocks up to the last hooked one, no logits, nothing kept",
-    "ours": "all layers from one pass, which stops at the last; written to disk with fsync, checksums, statistics and the token, "
-    "document and position of each row, by a background thread beside those of --threads",
+    "ours": "all layers from one pass, which stops at the last; written to disk with fsync, checksums, statistics and the "
+    "document of each row, by a background thread beside those of --threads",
     "sae-lens": "CacheActivationsRunner (HookedTransformer, its default): one run per layer, stops behind that layer; gathers in float32, writes Arrow "
     "files (float16 where ours writes bfloat16, which Arrow lacks) with token ids, without fsync; prepend_bos and shuffle off, model loading not counted",
     "dictionary_learning": "ActivationBuffer: one buffer per layer, stops behind it; keeps activations in memory, shuffled over two rounds, and hands them out "

@@ -107,7 +107,7 @@ def load(setup: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
                 pass
         return {"seconds": time.perf_counter() - started, "tokens": count * size}
 
-    return {"versions": {"torch": torch.__version__}, "stores": "bfloat16 or float32 shards on disk with token, document and position of every row"}, {
+    return {"versions": {"torch": torch.__version__}, "stores": "bfloat16 or float32 shards on disk with the document of every row"}, {
         "harvest": run, "fill_cache": fill_cache, "sequential": sequential, "sequential_rows": sequential_rows, "stream": stream,
     }  # fmt: skip
 

@@ -16,8 +16,8 @@ from sae_pipeline.errors import StorageError
 BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of an activation's entry on disk by storage dtype."""
 
-COLUMN_BYTES = 12
-"""Bytes per token beside its activation: token id, document and position, int32 each."""
+DOCUMENT_BYTES = 4
+"""Bytes per token beside its activation: its document, int32."""
 
 HEADER_BYTES = 4096
 """Bytes before the first activation of a shard: one page, so that activations can be read past the page cache."""
@@ -34,7 +34,7 @@ def estimate_bytes(tokens: int, d_model: int, storage_dtype: str, *, shard_token
         context_length: tokens per context.
     """
     per_shard = max(1, shard_tokens // context_length) * context_length
-    return tokens * (d_model * BYTES_PER_VALUE[storage_dtype] + COLUMN_BYTES) + -(-tokens // per_shard) * HEADER_BYTES
+    return tokens * (d_model * BYTES_PER_VALUE[storage_dtype] + DOCUMENT_BYTES) + -(-tokens // per_shard) * HEADER_BYTES
 
 
 def require_room(needed: Mapping[Path, int]) -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from sae_pipeline.activations.shard_writing import COLUMNS, ShardWriter
+from sae_pipeline.activations.shard_writing import ShardWriter
 from sae_pipeline.activations.shards import SHARD
 from sae_pipeline.activations.statistics import ActivationStatistics, storage_losses
 from sae_pipeline.activations.subject import SubjectModel
@@ -90,8 +90,7 @@ class HookHarvest:
     def publish(self, n: int, corpus: Corpus, start: int, stop: int) -> None:
         """Finish shard ``n``, which holds contexts ``start`` to ``stop``, and record it."""
         assert self._writer is not None
-        columns = {name: getattr(corpus, name)[start:stop].flatten() for name in COLUMNS}
-        sha256 = self._writer.publish(columns)
+        sha256 = self._writer.publish(corpus.document[start:stop].flatten())
         self.shards[n] = {"sha256": sha256, "bytes": self._writer.bytes, "losses": self.losses}
         self._writer = None
 
@@ -113,4 +112,4 @@ class HookHarvest:
 
 def columns_of(corpus: Corpus, start: int, stop: int) -> dict[str, Tensor]:
     """Token ids, document and position of contexts ``start`` to ``stop``, flattened."""
-    return {name: getattr(corpus, name)[start:stop].flatten() for name in COLUMNS}
+    return {name: getattr(corpus, name)[start:stop].flatten() for name in ("tokens", "document", "position")}

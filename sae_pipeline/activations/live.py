@@ -44,19 +44,9 @@ class LiveActivations:
         self._blocks = cut.blocks
 
     @property
-    def tokens(self) -> Tensor:
-        """int32 (rows,) token ids."""
-        return self.corpus.tokens.flatten()
-
-    @property
     def document(self) -> Tensor:
         """int32 (rows,) row of the corpus's documents table, -1 for special tokens."""
         return self.corpus.document.flatten()
-
-    @property
-    def position(self) -> Tensor:
-        """int32 (rows,) position of the token inside its document, -1 for special tokens."""
-        return self.corpus.position.flatten()
 
     @cached_property
     def usable(self) -> Tensor:
@@ -70,17 +60,17 @@ class LiveActivations:
         return count_usable(self.cut, lambda n: self.corpus.document[slice(*shards[n])])
 
     def read_block(self, block: int, out: Tensor) -> None:
-        """Run the forward pass of a block and write its usable rows, rounded to ``dtype``, into ``out``.
+        """Run the forward pass of a block and write its first usable rows, rounded to ``dtype``, into ``out``.
 
         Args:
-            out: (usable_per_block[block], d_model) of ``dtype``, on the CPU.
+            out: (n, d_model) of ``dtype`` on the CPU, at most usable_per_block[block] rows.
 
         Raises:
             SubjectError: the values are not finite.
             StorageError: a value does not fit the storage dtype.
         """
         first, stop = self._blocks[block]
-        usable = usable_rows(self.corpus.document[first:stop].flatten())
+        usable = usable_rows(self.corpus.document[first:stop].flatten())[: len(out)]
 
         def see(hook: str, activation: Tensor) -> None:
             stored = rounded(activation.detach().flatten(0, 1), self.dtype, hook, (first, stop))

@@ -23,7 +23,7 @@ class Window:
 
     Attributes:
         blocks: ascending numbers of the blocks.
-        rows: their usable tokens; row ``i`` counts through the blocks in that order.
+        rows: tokens of theirs that take part; row ``i`` counts through the blocks in that order.
         start: place of the window's first token in its epoch.
         name: what its permutation is drawn from.
     """
@@ -41,11 +41,11 @@ class Window:
 class ShuffledOrder:
     """The order of an endless concatenation of epochs."""
 
-    def __init__(self, usable_per_block: Tensor, seed: int, shuffle_tokens: int) -> None:
-        """Of blocks with so many usable tokens each, int64 (n_blocks,), at least one of them above 0."""
-        self.usable_per_block, self.seed = usable_per_block, seed
-        self.per_epoch = int(usable_per_block.sum())
-        largest = int(usable_per_block.max())
+    def __init__(self, rows_per_block: Tensor, seed: int, shuffle_tokens: int) -> None:
+        """Of blocks of which so many tokens each take part, int64 (n_blocks,), at least one of them above 0."""
+        self.rows_per_block, self.seed = rows_per_block, seed
+        self.per_epoch = int(rows_per_block.sum())
+        largest = int(rows_per_block.max())
         # Windows end at the block that reaches an equal share of the epoch, so each is within a block of that share,
         # and none is short: the last would be, were each filled to the least size and the rest left over.
         self.n_windows = max(1, self.per_epoch // (shuffle_tokens + largest))
@@ -62,8 +62,9 @@ class ShuffledOrder:
 
     def _cut(self, epoch: int) -> list[Window]:
         name = f"{self.seed}/{epoch}"
-        blocks = torch.randperm(len(self.usable_per_block), generator=generator(name))
-        reached = self.usable_per_block[blocks].cumsum(0)
+        blocks = torch.randperm(len(self.rows_per_block), generator=generator(name))
+        blocks = blocks[self.rows_per_block[blocks] > 0]  # a window's name for what it holds would depend on empty ones
+        reached = self.rows_per_block[blocks].cumsum(0)
         shares = torch.arange(1, self.n_windows + 1) * self.per_epoch // self.n_windows
         ends = (torch.searchsorted(reached, shares) + 1).tolist()
         windows, start = [], 0

@@ -24,9 +24,7 @@ class ActivationRows(Protocol):
         cut: shards and blocks of the corpus.
         dtype: of storage; what is computed anew is rounded to it.
         usable_per_block: int64 (n_blocks,) tokens of every block that are not special.
-        tokens: int32 (rows,) token ids.
         document: int32 (rows,) row of the corpus's documents table, -1 for special tokens.
-        position: int32 (rows,) position of the token inside its document, -1 for special tokens.
         usable: int64 row numbers of the tokens that are not special, ascending.
     """
 
@@ -38,16 +36,12 @@ class ActivationRows(Protocol):
     @property
     def usable_per_block(self) -> Tensor: ...
     @property
-    def tokens(self) -> Tensor: ...
-    @property
     def document(self) -> Tensor: ...
-    @property
-    def position(self) -> Tensor: ...
     @property
     def usable(self) -> Tensor: ...
 
     def read_block(self, block: int, out: Tensor) -> None:
-        """Write the usable rows of a block, in order, into ``out`` (usable_per_block[block], d_model) of ``dtype``, on the CPU."""
+        """Write the first usable rows of a block, in order, as many as ``out`` (n, d_model) of ``dtype`` on the CPU takes."""
 
 
 def usable_rows(document: Tensor) -> Tensor:

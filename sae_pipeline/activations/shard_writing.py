@@ -1,6 +1,7 @@
 """Writing one shard of activations piece by piece, so that no more than a forward pass of it is ever in memory.
 
-The file is an ordinary safetensors file. All shapes are known before the first activation, so the header is written
+The file is an ordinary safetensors file: ``activations`` (rows, d_model), and ``document`` int32 (rows,), which is -1 for
+special tokens. Row r is token r of the corpus, context after context; its id and position are read there. All shapes are known before the first activation, so the header is written
 first and the activations, which follow it directly, in the order they are computed; the checksum is taken on the way.
 """
 
@@ -15,10 +16,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from sae_pipeline.activations.disk import BYTES_PER_VALUE, HEADER_BYTES
-
-COLUMNS = ("tokens", "document", "position")
-"""int32 columns beside the activations."""
+from sae_pipeline.activations.disk import BYTES_PER_VALUE, DOCUMENT_BYTES, HEADER_BYTES
 
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -40,10 +38,8 @@ class ShardWriter:
         end = rows * d_model * BYTES_PER_VALUE[storage_dtype]
         header: dict[str, object] = {"__metadata__": {"context_length": str(context_length)}}
         header["activations"] = {"dtype": _DTYPES[storage_dtype], "shape": [rows, d_model], "data_offsets": [0, end]}
-        for name in COLUMNS:
-            header[name] = {"dtype": "I32", "shape": [rows], "data_offsets": [end, end + 4 * rows]}
-            end += 4 * rows
-        self._end = HEADER_BYTES + end
+        header["document"] = {"dtype": "I32", "shape": [rows], "data_offsets": [end, end + DOCUMENT_BYTES * rows]}
+        self._end = HEADER_BYTES + end + DOCUMENT_BYTES * rows
         text = json.dumps(header).encode().ljust(HEADER_BYTES - 8)
         self._append(len(text).to_bytes(8, "little") + text)
 
@@ -51,10 +47,9 @@ class ShardWriter:
         """Append activations, (n, d_model) contiguous in the storage dtype on the CPU."""
         self._append(rows.view(torch.uint8).numpy().data.cast("B"))
 
-    def publish(self, columns: dict[str, Tensor]) -> str:
-        """Append the columns, (rows,) each, put the file in its place and return its SHA-256."""
-        for name in COLUMNS:
-            self._append(columns[name].to(torch.int32).contiguous().numpy().data.cast("B"))
+    def publish(self, document: Tensor) -> str:
+        """Append the documents of the rows, int32 (rows,), put the file in its place and return its SHA-256."""
+        self._append(document.contiguous().numpy().data.cast("B"))
         if self.bytes != self._end:
             raise ValueError(f"{self.path.name}: expected {self._end} bytes, found {self.bytes}")
         self._file.flush()

@@ -24,7 +24,6 @@ from sae_pipeline.errors import StorageError
 from sae_pipeline.store.artifacts import Artifact
 
 SHARD = "shard-{:05d}.safetensors"
-COLUMNS = ("tokens", "document", "position")
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I32": torch.int32}
 """Element types of a shard, by their names in a safetensors header."""
 
@@ -65,7 +64,7 @@ class Shard:
             length = int(header.pop("__metadata__")["context_length"])
             columns = {
                 name: Column(start + field["data_offsets"][0], DTYPES[field["dtype"]], tuple(field["shape"]))
-                for name, field in ((name, header[name]) for name in ("activations", *COLUMNS))
+                for name, field in ((name, header[name]) for name in ("activations", "document"))
             }
             rows = columns["activations"].shape[0]
             if any(column.shape[0] != rows or column.offset + rows * column.bytes_per_row > size for column in columns.values()) or rows % length:
@@ -148,19 +147,9 @@ class ActivationShards:
         return cls([artifact.file(name) for name in names], artifact.summary["batch_size"])
 
     @cached_property
-    def tokens(self) -> Tensor:
-        """int32 (rows,) token ids."""
-        return self._column("tokens")
-
-    @cached_property
     def document(self) -> Tensor:
         """int32 (rows,) row of the corpus's documents table, -1 for special tokens."""
-        return self._column("document")
-
-    @cached_property
-    def position(self) -> Tensor:
-        """int32 (rows,) position of the token inside its document, -1 for special tokens."""
-        return self._column("position")
+        return torch.cat([self._documents(number, 0, shard.rows) for number, shard in enumerate(self._shards)])
 
     @cached_property
     def usable(self) -> Tensor:
@@ -170,14 +159,18 @@ class ActivationShards:
     @cached_property
     def usable_per_block(self) -> Tensor:
         """int64 (n_blocks,) tokens of every block that are not special."""
-        return count_usable(self.cut, lambda n: self._part("document", n, 0, self._shards[n].rows))
+        return count_usable(self.cut, lambda n: self._documents(n, 0, self._shards[n].rows))
 
     def read_block(self, block: int, out: Tensor) -> None:
-        """Write the usable rows of a block, in order, into ``out`` (usable_per_block[block], d_model) of ``dtype``."""
+        """Write the first usable rows of a block, in order, as many as ``out`` (n, d_model) of ``dtype`` takes."""
+        if len(out) == 0:
+            return
         first, stop = self._blocks[block]
         number, within = divmod(first, self.cut.shard_contexts)
         start, rows = within * self.context_length, (stop - first) * self.context_length
-        usable = self._part("document", number, start, rows) >= 0
+        usable = self._documents(number, start, rows) >= 0
+        rows = int(usable.nonzero()[len(out) - 1]) + 1  # nothing behind the last row that is wanted is read
+        usable = usable[:rows]
         # Special tokens are skipped by the read itself: their bytes land in a buffer that nobody looks at.
         borders = [0, *(usable.diff().nonzero().squeeze(1) + 1).tolist(), rows]
         target, width = _bytes(out), self._shards[number].columns["activations"].bytes_per_row
@@ -209,13 +202,10 @@ class ActivationShards:
             stop = min(start + rows, self.rows)
             yield slice(start, stop), self.read(start, stop)
 
-    def _part(self, name: str, number: int, start: int, rows: int) -> Tensor:
+    def _documents(self, number: int, start: int, rows: int) -> Tensor:
         out = torch.empty(rows, dtype=torch.int32)
-        self._shards[number].read(name, start, out)
+        self._shards[number].read("document", start, out)
         return out
-
-    def _column(self, name: str) -> Tensor:
-        return torch.cat([self._part(name, number, 0, shard.rows) for number, shard in enumerate(self._shards)])
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -1,7 +1,7 @@
 """The shuffled stream of activations that SAEs are trained on.
 
 An endless concatenation of epochs in the order of :class:`~sae_pipeline.activations.order.ShuffledOrder`, raw model
-units, the same bits whether the rows are cached or computed anew. Two windows are held in memory, whatever the number
+units, the same bits whether the rows are cached or computed anew. A small reserve is in no epoch, for calibration. Two windows are held in memory, whatever the number
 of tokens: batches are gathered from one while the next is read.
 """
 
@@ -16,13 +16,14 @@ from torch import Tensor
 from sae_pipeline.activations.batches import HostSlot, Slot, make_slots
 from sae_pipeline.activations.order import ShuffledOrder, generator
 from sae_pipeline.activations.prefetch import Ahead
+from sae_pipeline.activations.reserve import LEAST_TOKENS, read_reserve, reserved_per_block
 from sae_pipeline.activations.rows import ActivationRows
 from sae_pipeline.activations.window_buffers import WindowBuffers
 from sae_pipeline.errors import StorageError
 
 
 class ActivationStream:
-    """The non-special rows of a table in a shuffled order that ``seed`` decides."""
+    """The non-special rows of a table, but for a reserve, in a shuffled order that ``seed`` decides."""
 
     def __init__(self, rows: ActivationRows, seed: int, shuffle_tokens: int) -> None:
         """Nothing is read yet but which tokens are special.
@@ -32,13 +33,17 @@ class ActivationStream:
                 windows is shuffled as a whole.
 
         Raises:
-            StorageError: the rows are those of special tokens only.
+            StorageError: the rows are those of special tokens only, or too few to reserve some of them.
         """
         usable = rows.usable_per_block
-        if not usable.any():
-            raise StorageError("expected activations of ordinary tokens, found special tokens only; check the corpus that they were harvested from")
+        if (found := int(usable.sum())) < LEAST_TOKENS:
+            raise StorageError(
+                f"expected activations of at least {LEAST_TOKENS} ordinary tokens, found {found} beside special tokens; "
+                "check the corpus that they were harvested from"
+            )
         self.rows = rows
-        self.order = ShuffledOrder(usable, seed, shuffle_tokens)
+        self._reserved = reserved_per_block(usable)
+        self.order = ShuffledOrder(usable - self._reserved, seed, shuffle_tokens)
         self._buffers = WindowBuffers(rows, self.order)
 
     def sample(self, size: int) -> Tensor:
@@ -49,6 +54,10 @@ class ActivationStream:
         window = self.order.windows(0)[0]
         chosen = torch.randperm(window.rows, generator=generator(f"{self.order.seed}/sample"))[:size]
         return self._buffers.load(window)[chosen].float()
+
+    def held_out(self, half: int) -> Tensor:
+        """Activations that are in no epoch of any seed, float32 (n, d_model): half 0 to calibrate on, half 1 to measure on."""
+        return read_reserve(self.rows, self._reserved, half)
 
     def batch(self, start: int, size: int) -> Tensor:
         """Items ``start`` to ``start + size`` of the endless stream as float32 (size, d_model), wherever they lie."""

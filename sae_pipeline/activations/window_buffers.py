@@ -23,7 +23,7 @@ class WindowBuffers:
 
     def __init__(self, rows: ActivationRows, order: ShuffledOrder) -> None:
         self._rows, self._order = rows, order
-        self._usable: list[int] = order.usable_per_block.tolist()
+        self._wanted: list[int] = order.rows_per_block.tolist()
         self._tensors: list[Tensor] = []
         self._holds: list[tuple[int, ...]] = []
         self._latest = 0
@@ -54,9 +54,9 @@ class WindowBuffers:
         for block in blocks:
             if self._stopping.is_set():
                 raise _Stopped
-            if usable := self._usable[block]:
-                self._rows.read_block(block, self._tensors[place][filled : filled + usable])
-                filled += usable
+            if wanted := self._wanted[block]:
+                self._rows.read_block(block, self._tensors[place][filled : filled + wanted])
+                filled += wanted
         self._holds[place] = blocks
 
     def pieces(self, places: Iterable[tuple[Window, int, int]], stopping: threading.Event) -> Generator[tuple[Tensor, Tensor], None, None]:

@@ -402,6 +402,7 @@ class Saes(Section):
     defaults: TrainingDefaults = Field(default_factory=lambda: TrainingDefaults(), description="settings of every arm")
     arms: tuple[ArmGroup, ...] = Field(min_length=1, description="what is trained in every cell")
     checkpoint_every: int = Field(500, ge=1, description="training steps between checkpoints")
+    monitor_every: int = Field(100, ge=1, description="training steps between rows of the training table (loss parts, L0, dead share, rate, memory)")
 
     @field_validator("expansions")
     @classmethod
@@ -450,6 +451,9 @@ class Compute(Section):
 
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; None keeps torch's default")
+    memory_gib: float | None = Field(
+        None, gt=0, description="memory for arms that are trained side by side; None: half of what is free on the machine or device when training starts"
+    )
 
 
 class Study(Section):

@@ -22,8 +22,7 @@ def write(folder: Path, shard_contexts: int, rows: Tensor = ROWS, document: Tens
     paths = []
     for start in range(0, len(rows), shard_contexts * length):
         where = slice(start, start + shard_contexts * length)
-        columns = {"document": document[where], "tokens": torch.arange(len(rows)).int()[where], "position": document[where] + 1}
-        tensors = {"activations": rows[where], **columns}
+        tensors = {"activations": rows[where], "document": document[where]}
         paths.append(folder / SHARD.format(len(paths)))
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, paths[-1], {"context_length": str(length)})
     return paths

@@ -85,8 +85,7 @@ def test_shards_hold_what_a_capture_gives_beside_the_tokens_they_belong_to(gpt2:
         shards = ActivationShards(sorted(folder.glob("[!.]*")))
         expected = gpt2.capture(CORPUS.tokens, [hook])[hook].flatten(0, 1)
         torch.testing.assert_close(shards.read(0, shards.rows), expected, atol=1e-5, rtol=1e-5)
-        for name in ("tokens", "document", "position"):
-            assert torch.equal(getattr(shards, name), getattr(CORPUS, name).flatten())
+        assert torch.equal(shards.document, CORPUS.document.flatten())
         assert shards.context_length == CONTEXT_LENGTH
         usable = expected[CORPUS.document.flatten() >= 0]
         summary = summaries[folder]
@@ -176,17 +175,17 @@ def test_a_complete_layer_is_not_written_again(gpt2: SubjectModel, tmp_path: Pat
     """The process died after one layer's last shard and before the other's: only the other's is computed and written."""
     hooks, started, publish = layers(tmp_path, gpt2), [], ShardWriter.publish
 
-    def dying(writer: ShardWriter, columns: dict[str, Tensor]) -> str:
+    def dying(writer: ShardWriter, document: Tensor) -> str:
         if (writer.path.parent.name, writer.path.name) == ("L2", "shard-00003.safetensors"):
             raise Killed
-        return publish(writer, columns)
+        return publish(writer, document)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(ShardWriter, "publish", dying)
         harvest(gpt2, CORPUS, hooks, **SETTINGS)
     complete = tmp_path / "L0"
     before = {path.name: path.stat().st_mtime_ns for path in complete.glob("shard-*")}
-    monkeypatch.setattr(ShardWriter, "publish", lambda writer, columns: started.append(writer.path.parent.name) or publish(writer, columns))
+    monkeypatch.setattr(ShardWriter, "publish", lambda writer, document: started.append(writer.path.parent.name) or publish(writer, document))
     resumed = Dying(gpt2)
     harvest(resumed, CORPUS, hooks, **SETTINGS)  # type: ignore[arg-type]
     assert started == ["L2"]

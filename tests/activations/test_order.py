@@ -14,10 +14,10 @@ SEED = st.integers(0, 3)
 
 def tokens(order: ShuffledOrder, start: int, size: int) -> list[int]:
     """Usable tokens, counted through the corpus, at places [start, start + size) of the endless order."""
-    ends = order.usable_per_block.cumsum(0)
+    ends = order.rows_per_block.cumsum(0)
     found = []
     for window, low, high in order.pieces(start, size):
-        inside = torch.cat([torch.arange(ends[block] - order.usable_per_block[block], ends[block]) for block in window.blocks])
+        inside = torch.cat([torch.arange(ends[block] - order.rows_per_block[block], ends[block]) for block in window.blocks])
         found += inside[window.permutation()[low:high]].tolist()
     return found
 

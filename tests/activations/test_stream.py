@@ -62,14 +62,19 @@ def taken(stream: ActivationStream, start: int, size: int, count: int, ahead: in
 
 
 @pytest.mark.parametrize("shuffle_tokens", [1, 6, 1000])
-def test_an_epoch_holds_every_usable_row_once(rows: Watched, shuffle_tokens: int) -> None:
-    """And no special token, in windows of a few tokens as in one."""
+def test_an_epoch_holds_every_usable_row_once_but_for_the_reserve(rows: Watched, shuffle_tokens: int) -> None:
+    """And no special token, in windows of a few tokens as in one; the two halves of the reserve hold the others."""
     stream = ActivationStream(rows, 3, shuffle_tokens)
-    orders = [stream.batch(epoch * PER_EPOCH, PER_EPOCH) for epoch in range(3)]
+    size = stream.order.per_epoch
+    orders = [stream.batch(epoch * size, size) for epoch in range(3)]
+    reserve = [stream.held_out(0), stream.held_out(1)]
     expected = ROWS[USABLE]
     for order in orders:
-        assert torch.equal(order[order[:, 0].argsort()], expected[expected[:, 0].argsort()])
+        every = torch.cat([order, *reserve])
+        assert torch.equal(every[every[:, 0].argsort()], expected[expected[:, 0].argsort()])
     assert not torch.equal(orders[0], orders[1])
+    assert min(map(len, reserve)) >= 2
+    assert torch.equal(torch.cat(reserve), torch.cat([ActivationStream(rows, 99, 1000).held_out(half) for half in (0, 1)]))
 
 
 @given(st.integers(0, 3 * PER_EPOCH), st.integers(1, 90), st.integers(0, 5), st.integers(0, 3), st.sampled_from([1, 5, 12, 1000]), st.integers(1, 4))
@@ -104,9 +109,9 @@ def test_bfloat16_rows_are_widened_exactly(tmp_path: Path) -> None:
     stream = ActivationStream(ActivationShards(write(tmp_path, 100, x, document), 8), 0, 500)
     assert stream.order.n_windows > 2
     usable = x[document >= 0].float()
-    epoch = taken(stream, 0, len(usable), 1)
-    assert epoch.dtype == torch.float32
-    assert torch.equal(epoch.sort(0).values, usable.sort(0).values)
+    epoch = taken(stream, 0, stream.order.per_epoch, 1)
+    assert epoch.dtype == stream.held_out(0).dtype == torch.float32
+    assert torch.equal(torch.cat([epoch, stream.held_out(0), stream.held_out(1)]).sort(0).values, usable.sort(0).values)
     assert torch.equal(taken(stream, 10, 1111, 3), stream.batch(10, 3333))
 
 
@@ -132,20 +137,20 @@ def test_a_set_of_one_window_is_read_once_however_many_epochs(rows: Watched) -> 
     """It matters most where reading means computing."""
     stream = ActivationStream(rows, 0, 1000)
     taken(stream, 0, 10, 20)
-    assert sorted(rows.read_blocks) == [block for block, usable in enumerate(rows.usable_per_block.tolist()) if usable]
+    assert sorted(rows.read_blocks) == [block for block, wanted in enumerate(stream.order.rows_per_block.tolist()) if wanted]
 
 
 def test_no_more_is_read_than_two_windows_ahead_and_nothing_after_the_last_batch(rows: Watched) -> None:
     """The bound on memory: the window in use, and the next."""
-    stream = ActivationStream(rows, 0, 5)
+    stream = ActivationStream(rows, 0, 4)
     windows = stream.order.windows(0)
     assert len(windows) >= 4
-    with closing(stream.batches(0, 1, PER_EPOCH, ahead=0)) as batches:
+    with closing(stream.batches(0, 1, stream.order.per_epoch, ahead=0)) as batches:
         next(batches)
         time.sleep(0.1)
         assert set(rows.read_blocks) <= {*windows[0].blocks, *windows[1].blocks}
     rows.read_blocks.clear()
-    other = ActivationStream(rows, 0, 5)
+    other = ActivationStream(rows, 0, 4)
     taken(other, 0, windows[0].rows, 1)
     assert set(rows.read_blocks) <= set(windows[0].blocks)
 
@@ -155,14 +160,14 @@ def test_memory_is_two_windows_and_a_few_batches_for_any_number_of_epochs(rows: 
     made = []
     allocate = window_buffers._in_huge_pages
     monkeypatch.setattr(window_buffers, "_in_huge_pages", lambda *shape: made.append(shape) or allocate(*shape))
-    stream = ActivationStream(rows, 0, 5)
+    stream = ActivationStream(rows, 0, 4)
     assert len({batch.data_ptr() for batch in stream.batches(0, 7, 60, ahead=2)}) == 3
     assert made == [(stream.order.largest_window, D_MODEL, torch.float32)] * 2
 
 
 def test_a_consumer_that_stops_early_leaves_no_thread_and_a_stream_that_goes_on(rows: Watched) -> None:
     """Whether it closes the generator, raises, or forgets it."""
-    stream = ActivationStream(rows, 0, 5)
+    stream = ActivationStream(rows, 0, 4)
     expected = stream.batch(10, 20)
     with closing(stream.batches(0, 5, 100)) as batches:
         next(batches)
@@ -181,7 +186,7 @@ def test_a_consumer_that_stops_early_leaves_no_thread_and_a_stream_that_goes_on(
 
 def test_stopping_does_not_wait_for_the_window_that_is_being_read(rows: Watched) -> None:
     """Only for its block: a window that is computed can take minutes."""
-    stream = ActivationStream(rows, 0, 5)
+    stream = ActivationStream(rows, 0, 4)
     upcoming = stream.order.windows(0)[1].blocks
     assert len(upcoming) > 1
     reached, go_on = threading.Event(), threading.Event()
@@ -204,7 +209,7 @@ def test_stopping_does_not_wait_for_the_window_that_is_being_read(rows: Watched)
 
 def test_a_failed_read_is_raised_to_the_consumer_and_can_be_tried_again(rows: Watched) -> None:
     """In the place of the batch that it belongs to, with no thread left; nothing half-read is used later."""
-    stream = ActivationStream(rows, 0, 5)
+    stream = ActivationStream(rows, 0, 4)
     expected = taken(stream, 0, 4, 30)
     windows = stream.order.windows(0)
     bad = windows[2].blocks[-1]
@@ -214,7 +219,7 @@ def test_a_failed_read_is_raised_to_the_consumer_and_can_be_tried_again(rows: Wa
             raise StorageError("the disk went away")
 
     rows.before = fail
-    fresh = ActivationStream(rows, 0, 5)
+    fresh = ActivationStream(rows, 0, 4)
     found = []
     with pytest.raises(StorageError, match="the disk went away"):
         for batch in fresh.batches(0, 4, 30):
@@ -228,7 +233,7 @@ def test_a_failed_read_is_raised_to_the_consumer_and_can_be_tried_again(rows: Wa
 
 def test_random_access_while_batches_are_made_disturbs_neither(rows: Watched) -> None:
     """It has buffers of its own."""
-    stream, other = ActivationStream(rows, 0, 5), ActivationStream(rows, 0, 5)
+    stream, other = ActivationStream(rows, 0, 4), ActivationStream(rows, 0, 4)
     for n, batch in enumerate(stream.batches(0, 6, 15)):
         far = stream.batch(200 - 7 * n, 9)
         assert torch.equal(far, other.batch(200 - 7 * n, 9))
@@ -237,7 +242,7 @@ def test_random_access_while_batches_are_made_disturbs_neither(rows: Watched) ->
 
 def test_nothing_but_special_tokens_is_an_error(tmp_path: Path) -> None:
     """Otherwise the stream would never end and never give anything."""
-    with pytest.raises(StorageError, match="found special tokens only"):
+    with pytest.raises(StorageError, match="found 0 beside special tokens"):
         ActivationStream(ActivationShards(write(tmp_path, 14, document=torch.full_like(DOCUMENT, -1))), 0, 100)
 
 
