@@ -34,7 +34,7 @@ def activations_asset(study: Study, lane: Sequence[str]) -> dg.AssetsDefinition:
         kinds={"pytorch", "safetensors"},
         pool="gpu",
         check_specs=[faithful],
-        description=f"Activations ({study.activations.site}) of the subject model on this text, in memory-mapped shards.",
+        description=f"Activations ({study.activations.site}) of the subject model on this text, in shards that are read by position.",
     )
     def cached(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()

@@ -1,5 +1,6 @@
 """Trained SAEs of a lane, one partition per cell (layer x expansion factor), every arm of the cell inside."""
 
+import base64
 from typing import Any
 
 import dagster as dg
@@ -42,10 +43,37 @@ def saes_asset(study: Study, mix: str) -> dg.AssetsDefinition:
         if rows:
             figures |= {f"mean_{name}": sum(s[name] for *_, s in rows) / len(rows) for name in ("final_loss", "final_l0", "dead_share")}
             figures["seconds"] = sum(s["seconds"] for *_, s in rows)
+            figures["training"] = _curves(cell)
             figures["table"] = dg.MetadataValue.table(
-                [dg.TableRecord({"sae": label, "sparsity": w, "loss": s["final_loss"], "l0": s["final_l0"]}) for label, w, s in rows]
+                [
+                    dg.TableRecord(
+                        {
+                            "sae": label,
+                            "sparsity": w,
+                            "loss": s["final_loss"],
+                            "l0": s["final_l0"],
+                            "dead": s["dead_share"],
+                            "per_second": s["tokens_per_second"],
+                        }
+                    )
+                    for label, w, s in rows
+                ]
             )
         checks = [check(asset_key, sparse.name, off <= 0.15, blocking=False, worst_relative_miss=off)]
         return result(list(cell.saes.values()), version=cell.version, figures=figures, checks=checks)
 
     return trained
+
+
+def _curves(cell: saes.TrainedCell) -> dg.MarkdownMetadataValue:
+    """The cell's training curves as a picture, one line per SAE."""
+    import pandas as pd
+
+    from sae_pipeline.reports.style import figure_png
+    from sae_pipeline.reports.training import against_tokens
+
+    told = {cell.cell.sae_id(label): {"architecture": arm.architecture, "sparsity": arm.sparsity} for label, arm in cell.cell.arms.items()}
+    curves = pd.DataFrame([row | told[row["sae_id"]] for row in saes.training_rows(cell)])
+    curves["l0_ratio"] = curves["l0"] / curves["sparsity"]
+    picture = base64.b64encode(figure_png(against_tokens(curves, "Training of the cell's SAEs"))).decode()
+    return dg.MetadataValue.md(f"![training curves](data:image/png;base64,{picture})")

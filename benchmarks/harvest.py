@@ -33,7 +33,7 @@ SHARD_TOKENS, SHUFFLE_TOKENS, TRAIN_BATCH = 65_536, 1_048_576, 4_096
 YARDSTICK = 1_024
 """Side of the matrices whose product is a yardstick."""
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
-"""Largest relative difference between the tools' root mean squares of a layer: more means that they did other work."""
+"""Largest relative difference between the tools' mean activations at a layer, which other text, or a BOS too few, exceeds."""
 
 PEERS = {peer.name: peer for peer in (SAELENS, DICTIONARY_LEARNING)}
 SCRIPTS = {"sae-lens": "saelens_cache.py", "dictionary_learning": "dictionary_learning_buffer.py"}
@@ -133,7 +133,7 @@ def compare(setup: dict[str, Any], wanted: list[Peer], rounds: int, folder: Path
         say(f"{setup['precision']}: warming up {', '.join(turns)}")
         for worker, action in list(turns.values())[:2]:
             worker.ask(action)
-        check_same({name: worker.ask("harvest", check=True)["root_mean_square"] for name, worker in tools.items()}, TOLERANCE[setup["precision"]])
+        check_same({name: worker.ask("harvest", check=True)["mean_activation"] for name, worker in tools.items()}, TOLERANCE[setup["precision"]])
         measured: dict[str, list[dict[str, Any]]] = {name: [] for name in (*turns, "yardsticks")}
         for n in range(rounds):
             say(f"{setup['precision']}: round {n + 1} of {rounds}")
@@ -172,12 +172,14 @@ def described(measured: list[dict[str, Any]], worker: Worker) -> dict[str, Any]:
     return found | worker.about
 
 
-def check_same(found: dict[str, list[float]], tolerance: float) -> None:
-    """Refuse to compare tools that captured different activations."""
-    for name, squares in found.items():
-        worst = max(abs(theirs / ours - 1) for theirs, ours in zip(squares, found["ours"], strict=True))
+def check_same(found: dict[str, list[list[float]]], tolerance: float) -> None:
+    """Refuse to compare tools that captured different activations; a mean does not depend on their order."""
+    import numpy as np
+
+    for name, means in found.items():
+        worst = max(np.linalg.norm(np.subtract(theirs, ours)) / np.linalg.norm(ours) for theirs, ours in zip(means, found["ours"], strict=True))
         if worst > tolerance:
-            raise SystemExit(f"{name}: expected activations of ours' size in every layer (relative difference up to {tolerance}), found {worst:.3g}")
+            raise SystemExit(f"{name}: expected the mean activation of ours at every layer (relative distance up to {tolerance}), found {worst:.3g}")
 
 
 def read_back(worker: Worker, tokens: int, rounds: int) -> dict[str, Any]:
@@ -188,7 +190,11 @@ def read_back(worker: Worker, tokens: int, rounds: int) -> dict[str, Any]:
     for n in range(rounds + 1):
         say(f"stream: round {n} of {rounds}")
         for cold in (False, True):
-            turns = [("sequential", {}), ("sequential_rows", {}), ("stream", {"seed": n, "size": TRAIN_BATCH, "shuffle_tokens": SHUFFLE_TOKENS})]
+            turns = [
+                ("sequential", {}),
+                ("sequential_rows", {}),
+                ("stream", {"epoch": 2 * n + cold, "size": TRAIN_BATCH, "shuffle_tokens": SHUFFLE_TOKENS}),
+            ]
             for action, options in turns[:: -1 if n % 2 else 1]:
                 result = worker.ask(action, cold=cold, **options)
                 if n:  # the first round warms up
@@ -269,7 +275,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", choices=TOLERANCE, default=list(TOLERANCE), help="the first is that of the top-level figures")
     parser.add_argument("--layers", type=int, nargs="+", help="whose resid_post is harvested, instead of the last of each quarter")
     parser.add_argument("--contexts", type=int, help="of one round, instead of the shape's")
-    parser.add_argument("--stream-tokens", type=int, default=1_200_000, help="in the cache that the stream is read from")
+    parser.add_argument("--stream-tokens", type=int, default=4_000_000, help="in the cache that the stream is read from")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--build-peers", action="store_true", help="build the peers' environments where they are missing")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")

@@ -58,7 +58,7 @@ def load(setup: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
     period = len(ids) // batch_size + 1
 
     def run(check: bool = False) -> dict[str, Any]:
-        seconds, squares = 0.0, []
+        seconds, means = 0.0, []
         for buffer, text in zip(buffers, texts, strict=True):
             before = text.taken
             started = time.perf_counter()
@@ -69,9 +69,9 @@ def load(setup: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
             if computed != (2 * len(ids) * length if first else served):
                 raise ValueError(f"expected a round to compute as many activations as it hands out, {served}, found {computed}")
             if check:
-                squares.append(buffer.activations.double().pow(2).mean().sqrt().item())
+                means.append(buffer.activations.double().mean(0).tolist())
         found: dict[str, Any] = {"seconds": seconds, "tokens": period * batch_size * length}
-        return found | ({"root_mean_square": squares} if check else {})
+        return found | ({"mean_activation": means} if check else {})
 
     versions = {name: version(name) for name in ("dictionary_learning", "nnsight", "transformers", "torch")}
     return {"versions": versions, "stores": f"{setup['precision']} in memory, shuffled over {2 * ids.size:,} tokens; no disk"}, {"harvest": run}

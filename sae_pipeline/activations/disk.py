@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from sae_pipeline.activations.blocks import contexts_per_shard
 from sae_pipeline.errors import StorageError
 
 BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -33,7 +34,7 @@ def estimate_bytes(tokens: int, d_model: int, storage_dtype: str, *, shard_token
         shard_tokens: tokens per shard, rounded down to whole contexts (at least one).
         context_length: tokens per context.
     """
-    per_shard = max(1, shard_tokens // context_length) * context_length
+    per_shard = contexts_per_shard(shard_tokens, context_length) * context_length
     return tokens * (d_model * BYTES_PER_VALUE[storage_dtype] + DOCUMENT_BYTES) + -(-tokens // per_shard) * HEADER_BYTES
 
 

@@ -20,10 +20,10 @@ from typing import Any
 from torch import Tensor
 
 from sae_pipeline.activations.batch_size import resolve_batch_size
-from sae_pipeline.activations.blocks import Cut
+from sae_pipeline.activations.blocks import Cut, contexts_per_shard
 from sae_pipeline.activations.disk import estimate_bytes, require_room
 from sae_pipeline.activations.hook_harvest import HookHarvest, columns_of
-from sae_pipeline.activations.shards import SHARD
+from sae_pipeline.activations.shards import SHARD, shard_number
 from sae_pipeline.activations.statistics import loss_by_dtype
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.corpora.corpus import Corpus
@@ -66,7 +66,7 @@ def harvest(
         StorageError: values do not fit the storage dtype, or there is not enough room to write.
     """
     _check(model, corpus)
-    text, per_shard = _text_hash(corpus), max(1, shard_tokens // corpus.context_length)
+    text, per_shard = _text_hash(corpus), contexts_per_shard(shard_tokens, corpus.context_length)
     # What a shard's bytes follow from: a leftover made in any other way must not be taken for finished work.
     recipes = {
         folder: digest(text, corpus.context_length, per_shard, batch_size, storage_dtype, str(model.dtype), hook) for folder, hook in hooks.items()
@@ -129,7 +129,7 @@ def survey(
         SubjectError, StorageError: as in :func:`harvest`, as far as the sample shows it.
     """
     _check(model, corpus)
-    per_shard = max(1, shard_tokens // corpus.context_length)
+    per_shard = contexts_per_shard(shard_tokens, corpus.context_length)
     size = resolve_batch_size(batch_size, model, list(hooks.values()), corpus.tokens, per_shard)
     cut = Cut(corpus.n_contexts, corpus.context_length, per_shard, size)
     blocks = [block for block in cut.blocks if block[0] * corpus.context_length < tokens]
@@ -188,7 +188,7 @@ def _record(folder: Path, recipe: str) -> tuple[int, dict[int, dict[str, Any]]]:
     try:
         record = json.loads((folder / PROGRESS).read_text())
         if record["recipe"] == recipe:
-            return int(record["batch_size"]), {int(name[6:11]): shard for name, shard in record["shards"].items() if name in names}
+            return int(record["batch_size"]), {shard_number(name): shard for name, shard in record["shards"].items() if name in names}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # no record, or one cut short: nothing counts as finished
     return 0, {}

@@ -9,12 +9,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from sae_pipeline.activations.rounding import rounded
 from sae_pipeline.activations.shard_writing import ShardWriter
 from sae_pipeline.activations.shards import SHARD
 from sae_pipeline.activations.statistics import ActivationStatistics, storage_losses
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.corpora.corpus import Corpus
-from sae_pipeline.errors import StorageError, SubjectError
 from sae_pipeline.store import storage_errors
 
 
@@ -66,26 +66,15 @@ class HookHarvest:
             SubjectError: the values are not finite.
             StorageError: values do not fit the storage dtype, or there is no room to write.
         """
-        stored = exact.to(self.storage_dtype)
-        if not bool(torch.stack(stored.aminmax()).isfinite().all()):
-            raise self._unusable(exact, block)
+        if exact.device.type == "mps":  # which has no float64, in which all sums are
+            exact = exact.cpu()
+        stored = rounded(exact, self.storage_dtype, self.hook, block)
         for name, value in storage_losses(exact, columns["document"] >= 0).items():
             self.losses[name] = self.losses.get(name, 0.0) + value
         self.statistics.add(stored, **columns)
         if self._writer is not None:
             with storage_errors(self.folder):
                 self._writer.write(stored.cpu())
-
-    def _unusable(self, exact: Tensor, block: tuple[int, int]) -> SubjectError | StorageError:
-        if not bool(exact.isfinite().all()):
-            return SubjectError(
-                f"{self.hook}: expected finite activations, found NaN or infinity in contexts {block[0]} to {block[1] - 1}; "
-                "use subject.dtype: float32 or another checkpoint"
-            )
-        return StorageError(
-            f"activations.storage_dtype: expected values that {self.dtype_name} can hold, "
-            f"found {float(exact.abs().max()):.3g} at {self.hook}; use bfloat16 or float32"
-        )
 
     def publish(self, n: int, corpus: Corpus, start: int, stop: int) -> None:
         """Finish shard ``n``, which holds contexts ``start`` to ``stop``, and record it."""
@@ -107,7 +96,7 @@ class HookHarvest:
             activations = file.get_slice("activations")
             for first, stop in blocks:
                 rows = activations[first * corpus.context_length - origin : stop * corpus.context_length - origin]
-                self.statistics.add(rows.to(self._device), **columns_of(corpus, first, stop))
+                self.statistics.add(rows.to("cpu" if self._device.type == "mps" else self._device), **columns_of(corpus, first, stop))
 
 
 def columns_of(corpus: Corpus, start: int, stop: int) -> dict[str, Tensor]:

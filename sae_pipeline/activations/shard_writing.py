@@ -1,8 +1,9 @@
 """Writing one shard of activations piece by piece, so that no more than a forward pass of it is ever in memory.
 
 The file is an ordinary safetensors file: ``activations`` (rows, d_model), and ``document`` int32 (rows,), which is -1 for
-special tokens. Row r is token r of the corpus, context after context; its id and position are read there. All shapes are known before the first activation, so the header is written
-first and the activations, which follow it directly, in the order they are computed; the checksum is taken on the way.
+special tokens. Row r is token r of the corpus, context after context; its id and position are read there. All shapes are
+known before the first activation, so the header is written first and the activations, which follow it directly, in the
+order they are computed; the checksum is taken on the way.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.activations.disk import BYTES_PER_VALUE, DOCUMENT_BYTES, HEADER_BYTES
+from sae_pipeline.activations.shards import DTYPES
 
-_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
 
 
 class ShardWriter:
@@ -37,7 +39,7 @@ class ShardWriter:
         self._file: BinaryIO = self._temporary.open("wb")
         end = rows * d_model * BYTES_PER_VALUE[storage_dtype]
         header: dict[str, object] = {"__metadata__": {"context_length": str(context_length)}}
-        header["activations"] = {"dtype": _DTYPES[storage_dtype], "shape": [rows, d_model], "data_offsets": [0, end]}
+        header["activations"] = {"dtype": _NAMES[storage_dtype], "shape": [rows, d_model], "data_offsets": [0, end]}
         header["document"] = {"dtype": "I32", "shape": [rows], "data_offsets": [end, end + DOCUMENT_BYTES * rows]}
         self._end = HEADER_BYTES + end + DOCUMENT_BYTES * rows
         text = json.dumps(header).encode().ljust(HEADER_BYTES - 8)

@@ -24,6 +24,7 @@ from sae_pipeline.errors import StorageError
 from sae_pipeline.store.artifacts import Artifact
 
 SHARD = "shard-{:05d}.safetensors"
+"""Name of a shard by its number, which has more digits from the 100,000th on: sort by :func:`shard_number`."""
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I32": torch.int32}
 """Element types of a shard, by their names in a safetensors header."""
 
@@ -143,7 +144,7 @@ class ActivationShards:
     @classmethod
     def open(cls, artifact: Artifact) -> ActivationShards:
         """The shards of a published artifact, each checked against its manifest."""
-        names = sorted(name for name in artifact.manifest["files"] if name.startswith("shard-"))
+        names = sorted((name for name in artifact.manifest["files"] if name.startswith("shard-")), key=shard_number)
         return cls([artifact.file(name) for name in names], artifact.summary["batch_size"])
 
     @cached_property
@@ -206,6 +207,11 @@ class ActivationShards:
         out = torch.empty(rows, dtype=torch.int32)
         self._shards[number].read("document", start, out)
         return out
+
+
+def shard_number(name: str) -> int:
+    """The number in a shard's name."""
+    return int(name.removeprefix("shard-").removesuffix(".safetensors"))
 
 
 def _bytes(tensor: Tensor) -> memoryview:

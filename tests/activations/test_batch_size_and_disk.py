@@ -51,15 +51,23 @@ def test_the_size_found_fits_and_twice_it_does_not(bytes_each: int, limit: int, 
 def test_on_a_gpu_passes_are_tried_on_the_text_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to half of the free memory, and one shard at most."""
     ran: list[int] = []
-    model: Any = SimpleNamespace(device=torch.device("cuda", 0), visit=lambda tokens, hooks, see: ran.append(len(tokens)))
+
+    def visit(tokens: torch.Tensor, hooks: list[str], see: Any) -> None:
+        ran.append(len(tokens))
+        for hook in hooks:
+            see(hook, torch.zeros(len(tokens), 1))  # 4 bytes a context
+
+    model: Any = SimpleNamespace(device=torch.device("cuda", 0), visit=visit)
     for name in ("synchronize", "reset_peak_memory_stats", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda *args: None)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 500)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 500 + 100 * ran[-1])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 500 + 80 * ran[-1])
+    # 80 for the pass, 4 for the activations of the pass before and 16 to describe them: 100 bytes a context with one hook.
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4000, 8000))
     tokens = torch.zeros(90, 16, dtype=torch.int32)
     assert resolve_batch_size("auto", model, ["a"], tokens, 90) == 16
     assert ran == [2, 4, 8, 16, 32]
+    assert resolve_batch_size("auto", model, [f"hook {n}" for n in range(25)], tokens, 90) == 8, "what a harvest keeps counts"
     assert resolve_batch_size("auto", model, ["a"], tokens, 5) == 5
     assert resolve_batch_size(77, model, ["a"], tokens, 5) == 77
 
