@@ -42,7 +42,8 @@ def saes_asset(study: Study, mix: str) -> dg.AssetsDefinition:
         figures: dict[str, Any] = {"arms": len(rows), "note": None if rows else "no arms here"}
         if rows:
             figures |= {f"mean_{name}": sum(s[name] for *_, s in rows) / len(rows) for name in ("final_loss", "final_l0", "dead_share")}
-            figures["seconds"] = sum(s["seconds"] for *_, s in rows)
+            # An arm that branched off another's trunk counts only the steps it took itself.
+            figures["seconds"] = sum(s["seconds"] * (1 - s["trunk_steps"] / s["steps"]) for *_, s in rows)
             figures["training"] = _curves(cell)
             figures["table"] = dg.MetadataValue.table(
                 [

@@ -67,9 +67,16 @@ class Worker:
         resident_mib: resident memory once it had loaded its model.
     """
 
-    def __init__(self, script: str, python: str, setup: dict[str, Any], folder: Path) -> None:
-        """Start it and go on at once; :meth:`ready` waits for it."""
-        self.name = script.removesuffix(".py")
+    def __init__(
+        self, script: str, python: str, setup: dict[str, Any], folder: Path, name: str | None = None, variables: dict[str, str] | None = None
+    ) -> None:
+        """Start it and go on at once; :meth:`ready` waits for it.
+
+        Args:
+            name: of its files and in messages, where two processes run one script.
+            variables: of its environment, beside those that every worker gets.
+        """
+        self.name = name or script.removesuffix(".py")
         self.about: dict[str, Any] = {}
         self.resident_mib = 0.0
         setup_file = folder / f"{self.name}.json"
@@ -78,7 +85,7 @@ class Worker:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [python, str(HERE / "workers" / script), str(setup_file)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder, env=_environment(setup["threads"], python),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder, env=_environment(setup["threads"], python) | (variables or {}),
             )  # fmt: skip
 
     def ready(self) -> None:

@@ -224,15 +224,20 @@ def report(study: StudyPath, as_json: Json = False) -> None:
 
 @app.command()
 def presets(as_json: Json = False) -> None:
-    """The ready-made sources, for `{preset: NAME}` in a study file."""
+    """The ready-made sources and training settings, for `preset: NAME` (and `adjust: NAME`) in a study file."""
+    from sae_pipeline.study import training_presets
     from sae_pipeline.study.presets import catalogue
 
     entries = catalogue()
     if as_json:
-        print(json.dumps(entries))
+        print(json.dumps({"sources": entries, **training_presets.as_json()}))
         return
+    print("sources (sources.<name>):")
     for name, entry in entries.items():
         print(f"{name}: {entry['dataset']}{' ' + entry['config'] if 'config' in entry else ''}; {entry['licence']}. {entry['note']}.")
+    print("\ntraining (saes.defaults, saes.arms[]); the study file's manual says how each figure is read:")
+    for line in training_presets.lines():
+        print(line)
 
 
 @app.command()
@@ -259,11 +264,27 @@ def export(
     sae_id: Annotated[str, typer.Argument(help="For example PRE.L01.x08.topk-k16-t200k-s0; `sae-pipeline saes` lists them")],
     to: Annotated[Path, typer.Option(help="Folder to create")],
     study: Annotated[str, typer.Option(help="Study file the SAE belongs to")] = "studies/quickstart.yaml",
-    format: Annotated[str, typer.Option(help="saelens")] = "saelens",
+    format: Annotated[str, typer.Option(help="saelens, dictionary_learning or sparsify")] = "saelens",
+    card: Annotated[bool, typer.Option("--card/--no-card", help="Write a model card for the Hugging Face hub beside the weights")] = True,
+    licence: Annotated[str, typer.Option(help="Licence of the weights in the card, as the hub spells it, for example apache-2.0")] = "other",
     as_json: Json = False,
 ) -> None:
-    """Write an SAE as a folder that other tools read."""
-    from sae_pipeline.stages.inventory import export_sae
+    """Write an SAE as a folder that another library opens, checked against the original."""
+    from sae_pipeline.stages.export import export_sae
 
-    path = str(export_sae(_open(study), sae_id, format, to))
+    path = str(export_sae(_open(study), sae_id, format, to, card=card, licence=licence))
     print(json.dumps({"sae_id": sae_id, "format": format, "path": path}) if as_json else path)
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `sae-pipeline export` wrote")],
+    repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="owner/name on the Hugging Face hub; made if it does not exist")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository a private one")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload an exported SAE to the Hugging Face hub with your own token (HF_TOKEN)."""
+    from sae_pipeline.saes.hub import push as push_folder
+
+    address = push_folder(folder, repository, private=private)
+    print(json.dumps({"repository": repository, "address": address}) if as_json else address)

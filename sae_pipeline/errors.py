@@ -45,3 +45,11 @@ class DamagedArtifact(StorageError):
 
 class TrainingError(SaePipelineError):
     """A training run that cannot go on (diverged, or a checkpoint that does not fit its configuration)."""
+
+
+class ExportError(SaePipelineError):
+    """An SAE that another library's format does not reproduce; nothing was left behind."""
+
+
+class HubError(SaePipelineError):
+    """The Hugging Face hub cannot be reached, or refuses what was asked of it."""

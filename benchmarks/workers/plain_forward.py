@@ -15,6 +15,7 @@ import torch
 from protocol import Actions, serve
 from transformers import GPT2LMHeadModel
 from transformers import __version__ as transformers_version
+from yardsticks import fastest, yardsticks
 
 
 def load(setup: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
@@ -44,39 +45,14 @@ def load(setup: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
 
     def seconds_with(attention: str) -> float:
         model.set_attn_implementation(attention)
-        return _best(lambda: model.transformer(batches[0], use_cache=False))
+        return fastest(lambda: model.transformer(batches[0], use_cache=False))
 
     with torch.no_grad():
-        fastest = min(("sdpa", "eager"), key=seconds_with)
-    model.set_attn_implementation(fastest)
-    return {"versions": {"transformers": transformers_version, "torch": torch.__version__}, "attention": fastest}, {
+        attention = min(("sdpa", "eager"), key=seconds_with)
+    model.set_attn_implementation(attention)
+    return {"versions": {"transformers": transformers_version, "torch": torch.__version__}, "attention": attention}, {
         "forward": forward, "whole_forward": whole_forward, "yardsticks": yardsticks,
     }  # fmt: skip
-
-
-def yardsticks(size: int) -> dict[str, Any]:
-    """Rates of this machine now: matrix product of two (size, size) matrices, and copying 64 MiB that no cache holds.
-
-    Returns:
-        float32_gflops, bfloat16_gflops, copy_gb_per_second (bytes copied, so memory moves twice as many).
-    """
-    source = torch.ones(2**24)
-    target = torch.zeros_like(source)
-    found = {"copy_gb_per_second": source.nbytes / _best(lambda: target.copy_(source)) / 1e9}
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.full((size, size), 0.5, dtype=dtype) for _ in range(2))
-        found[f"{str(dtype).removeprefix('torch.')}_gflops"] = 2 * size**3 / _best(lambda a=a, b=b: a @ b) / 1e9
-    return found
-
-
-def _best(run: Any) -> float:
-    """Seconds of the fastest of three calls after one that is not counted."""
-    seconds = []
-    for _ in range(4):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ def build_report(
     text: Mapping[str, pd.DataFrame],
     activation_statistics: pd.DataFrame,
     massive_tokens: pd.DataFrame,
+    training: pd.DataFrame,
 ) -> dict[str, Any]:
     """Write ``index.html``, ``report.md``, ``findings.json`` and ``figures/<name>.png`` and ``.csv`` into ``folder``.
 
@@ -49,6 +50,7 @@ def build_report(
         health: rows of marks: sae_id, evaluation_set, rubric, metric, value, mark, band, note; may be empty.
         text: the text tables by name: corpus_statistics, left_out, duplicates, adequacy, token_ranks.
         activation_statistics, massive_tokens: what the raw activations are like, as in the warehouse.
+        training: the monitored steps of every SAE, as in the warehouse.
         lineage: one row per artifact: artifact_stage, what, fingerprint, content, inputs, created, seconds, libraries.
 
     Returns:
@@ -57,7 +59,7 @@ def build_report(
     report = gather(
         study=study, tables=tables, findings=findings, health=health, lineage=lineage, matrix=matrix, expansion_curve=expansion_curve,
         budget_curve=budget_curve, tradeoff=tradeoff, subject=subject, text=text,
-        activation_statistics=activation_statistics, massive_tokens=massive_tokens,
+        activation_statistics=activation_statistics, massive_tokens=massive_tokens, training=training,
     )  # fmt: skip
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from sae_pipeline.reports import conclusions, factors
 from sae_pipeline.reports.activations import activations_section
 from sae_pipeline.reports.blocks import Claim, Report, Section
 from sae_pipeline.reports.corpora import corpora_section
+from sae_pipeline.reports.training import training_section
 from sae_pipeline.reports.wording import compact, counted, listed
 from sae_pipeline.study import Study
 
@@ -43,6 +44,7 @@ def gather(
     text: Mapping[str, pd.DataFrame],
     activation_statistics: pd.DataFrame,
     massive_tokens: pd.DataFrame,
+    training: pd.DataFrame,
 ) -> Report:
     """The report of a study as data; see :func:`sae_pipeline.reports.build.build_report` for the frames."""
     confidence = study.analysis.confidence
@@ -52,6 +54,7 @@ def gather(
         here = {name: in_study_order(_at(site, frame), study) for name, frame in frames.items()}
         sections += _of_site(site, tables, _factor_sections(study, tables.at_site(site), _at(site, findings), here))
     sections += [
+        training_section(training, tables.saes),
         corpora_section(
             text["corpus_statistics"],
             text["duplicates"],

@@ -9,31 +9,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_pipeline.saes import saelens
-
 
 @dataclass(frozen=True)
 class InferenceSAE:
     """f = act((x - b_dec) W_enc + b_enc), x_hat = f W_dec + b_dec, with any input normalisation folded in.
 
     A token's latents depend on that token alone: ``topk`` keeps its k largest pre-activations, rectified; ``jumprelu``
-    keeps those above the latent's threshold; ``relu`` the positive ones.
+    keeps those above the latent's threshold; ``relu`` the positive ones; ``gated`` (Rajamanoharan et al. 2024) those whose
+    pre-activation is positive, at the magnitude relu((x - b_dec) W_enc exp(r_mag) + b_mag).
     """
 
     W_enc: Tensor
     """(d_model, d_sae)."""
     b_enc: Tensor
-    """(d_sae,)."""
+    """(d_sae,); of a gated SAE the bias of the gate."""
     W_dec: Tensor
     """(d_sae, d_model), unit-norm rows when trained here."""
     b_dec: Tensor
     """(d_model,)."""
     activation: str
-    """``topk``, ``jumprelu`` or ``relu``."""
+    """``topk``, ``jumprelu``, ``relu`` or ``gated``."""
     k: int | None = None
     """Latents kept per token; topk only."""
     threshold: Tensor | None = None
     """(d_sae,), in the units of the pre-activations; jumprelu only."""
+    r_mag: Tensor | None = None
+    """(d_sae,), logarithm of the magnitude encoder's scale relative to the gate's; gated only."""
+    b_mag: Tensor | None = None
+    """(d_sae,), bias of the magnitude; gated only."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """Provenance, JSON-like; goes into the configuration file."""
 
@@ -47,9 +50,9 @@ class InferenceSAE:
         """Number of latents."""
         return self.W_dec.shape[0]
 
-    def to(self, device: str | torch.device) -> InferenceSAE:
-        """The same SAE with its tensors on a device."""
-        tensors: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+    def to(self, target: str | torch.device | torch.dtype) -> InferenceSAE:
+        """The same SAE with its tensors on a device, or in a dtype."""
+        tensors: dict[str, Any] = {name: value.to(target) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -62,6 +65,11 @@ class InferenceSAE:
         if self.activation == "jumprelu":
             assert self.threshold is not None
             return pre.relu() * (pre > self.threshold)
+        if self.activation == "gated":
+            assert self.r_mag is not None
+            assert self.b_mag is not None
+            magnitude = ((pre - self.b_enc) * self.r_mag.exp() + self.b_mag).relu()
+            return magnitude * (pre > 0)
         return pre.relu()
 
     def decode(self, f: Tensor) -> Tensor:
@@ -69,28 +77,18 @@ class InferenceSAE:
         return torch.addmm(self.b_dec, f, self.W_dec)
 
     def save(self, folder: Path) -> None:
-        """Write ``cfg.json`` and ``sae_weights.safetensors``, a SAELens 6 directory."""
-        weights = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
-        if self.threshold is not None:
-            weights["threshold"] = self.threshold
-        saelens.write(folder, saelens.configuration(self.activation, self.d_model, self.d_sae, self.k, self.metadata), weights)
+        """Write ``cfg.json`` and ``sae_weights.safetensors``, a SAELens 6 directory: the form that SAEs are stored in."""
+        from sae_pipeline.saes.formats import NATIVE
+
+        NATIVE.write(self, folder)
 
     @classmethod
     def load(cls, folder: Path) -> InferenceSAE:
-        """Read a SAELens 6 directory, written here or elsewhere.
+        """Read an SAE folder of SAELens, dictionary_learning or sparsify, written here or elsewhere.
 
         Raises:
-            BadInput: it is not one, or uses a part of the format that is not supported; says which.
+            BadInput: it is none, or uses a part of its format that cannot be folded exactly; says which.
         """
-        configuration, weights = saelens.read(folder)
-        activation = saelens.activation_of(configuration, folder)
-        return cls(
-            W_enc=weights["W_enc"],
-            b_enc=weights["b_enc"],
-            W_dec=weights["W_dec"],
-            b_dec=weights["b_dec"],
-            activation=activation,
-            k=configuration["k"] if activation == "topk" else None,
-            threshold=weights["threshold"] if activation == "jumprelu" else None,
-            metadata=configuration.get("metadata", {}),
-        )
+        from sae_pipeline.saes.formats import recognised
+
+        return recognised(folder).read(folder)

@@ -24,6 +24,9 @@ class Activations(Protocol):
     def sample(self, size: int) -> Tensor:
         """A shuffled sample in raw units, float32 (at most size, d_model), which leaves the stream as it is."""
 
+    def held_out(self, half: int) -> Tensor:
+        """Raw activations that no batch contains, float32 (n, d_model): half 0 to calibrate on, half 1 to measure on."""
+
     def batches(self, start: int, size: int, count: int, device: str) -> Generator[Tensor, None, None]:
         """``count`` batches, float32 (size, d_model) on the device, from item ``start`` of the endless stream on.
 
@@ -42,7 +45,7 @@ class InputStatistics:
     variance: float
     """Mean squared distance to the mean: the loss of the best constant prediction, which normalises every loss."""
     sample: Tensor
-    """(n, d_model) float32, the normalised sample itself, for starting and calibrating thresholds."""
+    """(n, d_model) float32, the normalised sample itself, for the starting values of thresholds and biases."""
 
     @property
     def rms(self) -> float:

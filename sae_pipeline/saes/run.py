@@ -1,13 +1,11 @@
-"""One SAE in training: its architecture, optimiser, schedule, history and files.
+"""One SAE in training: its architecture, optimiser, schedule, monitor and checkpoint.
 
 The trainer decides which batch comes next; a run only takes steps, so it gives the same bits alone and beside others.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -15,24 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_pipeline.errors import StudyError, TrainingError
+from sae_pipeline.errors import StudyError
 from sae_pipeline.saes.architectures import ARCHITECTURES, Workspace
-from sae_pipeline.saes.architectures.base import CHUNK
 from sae_pipeline.saes.arm import Arm
 from sae_pipeline.saes.checkpoint import NAME as CHECKPOINT
 from sae_pipeline.saes.checkpoint import read_checkpoint, write_checkpoint
+from sae_pipeline.saes.divergence import EXPLODED, Divergence
+from sae_pipeline.saes.environment import environment, in_words
 from sae_pipeline.saes.initialisation import InputStatistics
-from sae_pipeline.store import digest, flush, write_atomically
+from sae_pipeline.saes.kernels import UnitRowAdam
+from sae_pipeline.saes.monitoring import Monitor
+from sae_pipeline.saes.schedule import Schedule
+from sae_pipeline.saes.warm_start import warm_start
+from sae_pipeline.store import digest
 
-TRAINING_FILE = "training.json"
+CHECKPOINT_SECONDS = 20.0
+"""Longest work that a killed process loses, however slow a step is; more only where writing takes long."""
 
-HISTORY_LENGTH = 100
-"""Steps recorded per run, evenly spaced, whatever its length."""
-
-EXPLODED = 1e3
-"""Loss at which a run is given up; predicting the mean has an error of 1 in these units."""
-
-DEAD_SHARE_WARNING = 0.25
+SECONDS_PER_SECOND_OF_WRITING = 20.0
+"""Training between two such checkpoints for each second that one takes: they cost 5 % at most."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def check_arm(arm: Arm, d_sae: int, label: str) -> None:
     """Refuse an arm that cannot be trained at this width.
 
     Raises:
-        StudyError: unknown architecture, or a sparsity above the number of latents.
+        StudyError: unknown architecture, a sparsity above the number of latents, or a batch that cannot be divided.
     """
     if arm.architecture not in ARCHITECTURES:
         raise StudyError(f"{label}: expected one of the architectures {', '.join(ARCHITECTURES)}, found {arm.architecture}; change saes.arms")
@@ -51,6 +50,16 @@ def check_arm(arm: Arm, d_sae: int, label: str) -> None:
             f"{label}: {name} {arm.sparsity:g} > d_sae {d_sae}, but no more latents can be active than there are; "
             f"lower {name}, raise the expansion, or restrict the arm with only.expansions"
         )
+    if arm.batch_size % arm.accumulate:
+        raise StudyError(
+            f"{label}: expected a batch_size that divides into accumulate equal parts, found batch_size {arm.batch_size} and "
+            f"accumulate {arm.accumulate}; change one of them in saes"
+        )
+
+
+def run_identity(arm: Arm, d_model: int, d_sae: int, statistics: InputStatistics) -> str:
+    """Hash of the configuration that a checkpoint or a finished training record must have to be used."""
+    return digest("training run", arm.identity(), d_model, d_sae, statistics.scale, statistics.variance)
 
 
 class Run:
@@ -69,93 +78,113 @@ class Run:
         device: str,
         label: str,
         metadata: dict[str, Any],
+        monitor_every: int = 100,
     ) -> None:
         self.name, self.folder, self.arm, self.metadata = name, folder, arm, metadata
         self.label = f"{label} {name}"
-        self.steps = max(1, arm.tokens // arm.batch_size)
-        self.step, self.seconds = 0, 0.0
-        self.history: list[dict[str, float]] = []
+        self.schedule = Schedule.of(arm, d_sae)
+        self.steps = self.schedule.steps
+        self.step, self.trunk_steps, self.seconds = 0, 0, 0.0
         self.parts: dict[str, float] = {}
-        self.saved_at = time.monotonic()
-        self.base_rate = arm.learning_rate or 2e-4 / math.sqrt(d_sae / 2**14)
+        self.monitor = Monitor(self.label, monitor_every)
+        self.environments = [{"from_step": 0, **environment(device)}]
+        self.saved_at, self.saving_seconds = time.monotonic(), 0.0
+        self.workspace = workspace
         self.sae = ARCHITECTURES[arm.architecture](arm, d_model, d_sae, statistics, workspace, device)
-        # Epsilon as in Gao et al. 2024: gradients of a normalised loss are small against the usual 1e-8.
-        self.optimiser = torch.optim.Adam([self.sae.parameters], lr=self.base_rate, eps=6.25e-10, fused=True)
-        self.sae.parameters.grad = self.sae.gradients
-        self.identity = digest("training run", arm.identity(), d_model, d_sae, statistics.scale, statistics.variance)
+        warm_start(self.sae, self.label)
+        self.optimiser = UnitRowAdam(self.sae.parameters, self.sae.gradients, self.sae.W_dec)
+        self.identity = run_identity(arm, d_model, d_sae, statistics)
 
-    @property
-    def finished_summary(self) -> dict[str, Any] | None:
-        """The summary, if an earlier process finished this run and died before the artifact was published."""
-        try:
-            record = json.loads((self.folder / TRAINING_FILE).read_text())
-            return record["summary"] if record["identity"] == self.identity else None
-        except (OSError, ValueError, KeyError):
-            return None
-
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, constant, linear decay; ``step`` counts from 0 and no step has a rate of 0."""
-        warm_up, decay = round(self.arm.warmup_share * self.steps), round(self.arm.decay_share * self.steps)
-        rising = (step + 1) / warm_up if warm_up else 1.0
-        falling = (self.steps - step) / decay if decay else 1.0
-        return self.base_rate * min(1.0, rising, falling)
-
-    def take_step(self, x: Tensor) -> None:
+    def take_step(self, x: Tensor) -> Divergence | None:
         """Train on one batch of normalised activations (batch_size, d_model).
 
-        Raises:
-            TrainingError: the loss is not finite or exploded.
+        Returns:
+            A record when the loss is not finite or exploded; the parameters are then as they were before the step, and no
+            further step can be taken.
         """
         started = time.perf_counter()
-        rate = self.learning_rate(self.step)
-        self.parts = self.sae.loss_and_gradients(x)
+        self.parts = self._loss_and_gradients(x)
         if not self.parts["loss"] < EXPLODED:
-            raise TrainingError(
-                f"{self.label}: expected a finite loss (1 is the error of the mean), found {self.parts['loss']:g} at step {self.step + 1} "
-                f"of {self.steps}; lower learning_rate (now {self.base_rate:g}) or lengthen warmup_share"
-            )
-        self.sae.project_decoder_gradient()
-        self.optimiser.param_groups[0]["lr"] = rate
-        self.optimiser.step()
-        self.sae.normalise_decoder()
+            return self.divergence(self.step + 1, self.parts["loss"])
+        rate = self.schedule.learning_rate(self.step)
+        self.optimiser.step(rate)
         self.sae.adjust(self.parts)
         self.step += 1
         self.seconds += time.perf_counter() - started
-        if self.step % max(1, self.steps // HISTORY_LENGTH) == 0 or self.step == self.steps:
-            self.history.append(self._record(rate))
+        if self.monitor.due(self.step, self.steps):
+            self._record(rate)
+        return None
 
-    def _record(self, rate: float) -> dict[str, float]:
-        return {
+    def _loss_and_gradients(self, x: Tensor) -> dict[str, float]:
+        """Mean loss parts and mean gradient of the batch's equal parts, so that only one part's activations exist at a time."""
+        if self.arm.accumulate == 1:
+            return self.sae.loss_and_gradients(x)
+        found = []
+        total = self.workspace.get("accumulated", self.sae.gradients, len(self.sae.gradients)).zero_()
+        for part in x.chunk(self.arm.accumulate):
+            found.append(self.sae.loss_and_gradients(part))
+            total.add_(self.sae.gradients)
+        torch.div(total, len(found), out=self.sae.gradients)
+        return {name: sum(parts[name] for parts in found) / len(found) for name in found[0]}
+
+    def divergence(self, step: int, loss: float) -> Divergence:
+        """The record of a step, counted from 1, that cannot be accepted."""
+        return Divergence(self.name, step, self.steps, loss, self.schedule.base_rate)
+
+    def _record(self, rate: float) -> None:
+        """Add a row for the step just taken."""
+        row = {
             "step": self.step,
             "tokens": self.step * self.arm.batch_size,
             **self.parts,
             "explained_variance": 1 - self.parts["mse"],
-            "dead_share": self.dead_share,
+            "dead_share": self.sae.dead.double().mean().item(),
             "learning_rate": rate,
         }
-
-    @property
-    def dead_share(self) -> float:
-        """Share of latents silent for the arm's dead window."""
-        return self.sae.dead.double().mean().item()
+        self.monitor.add(row, self.seconds, self.sae.parameters.device)
 
     # ------------------------------------------------------------------ resuming
 
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether the last one is so long ago that a kill would cost more than the writing."""
+        return time.monotonic() - self.saved_at > max(CHECKPOINT_SECONDS, SECONDS_PER_SECOND_OF_WRITING * self.saving_seconds)
+
     def save(self) -> None:
         """Write a checkpoint from which :meth:`restore` goes on with the same bits."""
-        adam = self.optimiser.state[self.sae.parameters]
+        started = time.monotonic()
+        self._write(self.folder, self.identity, self.trunk_steps)
+        self.saved_at = time.monotonic()
+        self.saving_seconds = self.saved_at - started
+
+    def branch_off(self, folder: Path, identity: str, steps: int) -> None:
+        """Write this state as the checkpoint of a shorter budget of the same trunk, which has ``steps`` in all."""
+        if self.monitor.due(self.step, steps):
+            self._record(self.schedule.learning_rate(self.step - 1))
+            self._write(folder, identity, self.step)
+            self.monitor.rows.pop()  # the last step of the other budget only
+        else:
+            self._write(folder, identity, self.step)
+
+    def _write(self, folder: Path, identity: str, trunk_steps: int) -> None:
+        table, columns = self.monitor.state()
         tensors = {
             "parameters": self.sae.parameters,
             "tokens_since_fired": self.sae.tokens_since_fired,
-            **{f"adam.{name}": value for name, value in adam.items()},
+            "monitor": table,
+            **{f"adam.{name}": value for name, value in self.optimiser.state.items()},
             **{f"extra.{name}": value for name, value in self.sae.extra_state().items()},
         }
         # The position in the stream is step * batch_size and the schedule is a function of the step.
-        write_checkpoint(self.folder, tensors, {"step": self.step, "seconds": self.seconds, "history": self.history}, self.identity)
-        self.saved_at = time.monotonic()
+        progress = {"step": self.step, "trunk_steps": trunk_steps, "seconds": self.seconds, "columns": columns, "environments": self.environments}
+        write_checkpoint(folder, tensors, progress, identity)
 
     def restore(self) -> None:
-        """Go on from the folder's checkpoint, if there is an intact one."""
+        """Go on from the folder's checkpoint, if there is an intact one.
+
+        One made with another number of threads, kind of device or torch is used too, because starting over can cost days;
+        but the bits are then those of no single environment, so it is said and kept in the summary's ``environments``.
+        """
         if (found := read_checkpoint(self.folder, self.identity)) is None:
             return
         tensors, progress = found
@@ -163,43 +192,18 @@ class Run:
         self.sae.tokens_since_fired.copy_(tensors["tokens_since_fired"])
         self.sae.load_extra_state({name.removeprefix("extra."): t for name, t in tensors.items() if name.startswith("extra.")})
         device = self.sae.parameters.device
-        self.optimiser.state[self.sae.parameters] = {
-            name.removeprefix("adam."): t.to(device) for name, t in tensors.items() if name.startswith("adam.")
-        }
-        self.step, self.seconds, self.history = progress["step"], progress["seconds"], progress["history"]
-
-    # ------------------------------------------------------------------ finishing
-
-    def finish(self) -> dict[str, Any]:
-        """Calibrate, write the SAE and its training record, remove the checkpoint; the summary says how it went."""
-        started = time.perf_counter()
-        self.sae.calibrate()
-        tokens, last = self.step * self.arm.batch_size, self.history[-1]
-        statistics = self.sae.statistics
-        provenance = {**self.arm.identity(), "learning_rate": self.base_rate, "normalisation_scale": statistics.scale, "training_tokens": tokens}
-        exported = self.sae.export({**self.metadata, **provenance})
-        exported.save(self.folder)
-        for file in self.folder.glob("[!.]*"):
-            flush(file)
-        raw = statistics.sample.div(statistics.scale).split(CHUNK)
-        final_l0 = sum(int((exported.encode(rows) > 0).sum()) for rows in raw) / len(statistics.sample)
-        self.seconds += time.perf_counter() - started
-        summary = {
-            "final_loss": last["mse"],
-            "final_l0": final_l0,
-            "steps": self.step,
-            "tokens": tokens,
-            "dead_share": last["dead_share"],
-            "learning_rate": self.base_rate,
-            "seconds": round(self.seconds, 3),
-            "tokens_per_second": round(tokens / self.seconds),
-            "normalisation_scale": statistics.scale,
-            "input_variance": statistics.variance,
-        }
-        if last["dead_share"] > DEAD_SHARE_WARNING:
-            logger.warning("%s: %.0f %% of the latents are dead at the end of training", self.label, 100 * last["dead_share"])
-        # Written last: its presence says that the other files are complete.
-        record = {"identity": self.identity, "summary": summary, "history": self.history}
-        write_atomically(self.folder / TRAINING_FILE, json.dumps(record, indent=1).encode())
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
-        return summary
+        self.optimiser.load({name.removeprefix("adam."): t for name, t in tensors.items() if name.startswith("adam.")})
+        self.monitor.load_state(tensors["monitor"], progress["columns"])
+        self.step, self.trunk_steps, self.seconds = progress["step"], progress["trunk_steps"], progress["seconds"]
+        here, self.environments = environment(device), progress["environments"]
+        before = {name: value for name, value in self.environments[-1].items() if name != "from_step"}
+        if before != here:
+            logger.warning(
+                "%s: expected to go on from step %d on %s, found %s; the bits will differ from those of an uninterrupted run (remove %s to start over)",
+                self.label,
+                self.step,
+                in_words(before),
+                in_words(here),
+                self.folder / CHECKPOINT,
+            )
+            self.environments.append({"from_step": self.step, **here})

@@ -1,28 +1,31 @@
 """Training many SAEs on one pass over the activations.
 
-All arms that share a data order are trained side by side: a batch is read once for every batch size and given to each
-arm that wants it. Every arm has its own budget, schedule and files, and goes on from its own checkpoint.
+All arms that share a data order are trained side by side, as many as fit in memory: a batch is read once for every batch
+size and given to each arm that wants it. Every arm has its own budget, schedule and files, and goes on from its own
+checkpoint; arms of one trunk begin with a state that a longer budget leaves at their branch step.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator
-from contextlib import closing
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sae_pipeline.progress import track
 from sae_pipeline.saes.architectures import Workspace
 from sae_pipeline.saes.arm import Arm
+from sae_pipeline.saes.checkpoint import checkpointed_steps
+from sae_pipeline.saes.cohort import Cohort, Entrant
+from sae_pipeline.saes.divergence import DivergedArms
+from sae_pipeline.saes.finishing import finished_summary
 from sae_pipeline.saes.initialisation import SAMPLE_SIZE, Activations, input_statistics
-from sae_pipeline.saes.run import Run, check_arm
+from sae_pipeline.saes.memory import MemoryGroup, memory_budget, memory_groups
+from sae_pipeline.saes.run import Run, check_arm, run_identity
+from sae_pipeline.saes.schedule import branch_step, steps_of, steps_with_trunks, trunk_leaders
 
-CHECKPOINT_SECONDS = 20.0
-"""Longest work that a killed process loses, however slow a step is."""
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -37,85 +40,102 @@ def train_arms(
     device: str = "cpu",
     label: str,
     metadata: dict[str, Any],
+    monitor_every: int = 100,
+    memory_bytes: int | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Train every arm and write ``cfg.json``, ``sae_weights.safetensors`` and ``training.json`` into its folder.
+    """Train every arm and write ``cfg.json``, ``sae_weights.safetensors``, ``monitoring.jsonl`` and ``training.json`` into its folder.
 
-    An arm's bits depend on the arm, the stream, the device and the thread count; not on its company and not on
+    An arm's bits depend on the arm, the stream, the device and the thread count; not on its company, on the memory, or on
     interruptions.
 
     Args:
         folders: an existing folder per arm, by arm label; may hold the checkpoint of a killed process.
         arms: configurations by label, all with the data seed that ``stream`` was made with.
         stream: raw activations in the order of the data seed; ends of batches and interruptions leave no trace in it.
-        checkpoint_every: steps between checkpoints; also written after twenty seconds without one.
+        checkpoint_every: steps between checkpoints; also written after some twenty seconds without one.
         label: what is trained, for messages and progress, such as ``PRE L01 x08``.
         metadata: JSON-like provenance for every ``cfg.json`` (``model_name`` and ``hook_name`` among it).
+        monitor_every: steps between rows of the training table.
+        memory_bytes: memory for arms side by side; more arms are trained in groups one after the other. None: half of what is
+            free.
 
     Returns:
-        Per label: final_loss (normalised squared error of the last batch), final_l0 (with the inference rule, on a sample
-        of the training activations), steps, tokens, dead_share, seconds, tokens_per_second, normalisation_scale
-        (input units to normalised units) and input_variance (normalised units).
+        Per label: final_loss (normalised squared error of the last batch), final_l0 (with the inference rule, on held-out
+        activations other than those of the calibration), l0_target_error (relative), steps, trunk_steps (of them taken by
+        a longer budget of the trunk), tokens, dead_share, learning_rate, seconds (with those of the trunk),
+        tokens_per_second, normalisation_scale (input units to normalised units), input_variance (normalised units) and
+        environments (device, threads and torch from which step on).
 
     Raises:
         StudyError: an arm does not fit the width.
-        TrainingError: a loss is not finite or exploded; names the arm and the step.
+        DivergedArms: losses were not finite or exploded; raised when all other arms have finished, with their summaries.
     """
     for name, arm in arms.items():
         check_arm(arm, d_sae, f"{label} {name}")
     raw = stream.sample(SAMPLE_SIZE)
     statistics = {normalise: input_statistics(raw, normalise=normalise) for normalise in {arm.normalise for arm in arms.values()}}
-    workspace = Workspace()
-    runs = {
-        name: Run(
+    identities = {name: run_identity(arm, d_model, d_sae, statistics[arm.normalise]) for name, arm in arms.items()}
+    finished = {name: finished_summary(folders[name], identity) for name, identity in identities.items()}
+    waiting = {name: arm for name, arm in arms.items() if finished[name] is None}
+    entrants = _entrants(waiting, folders, identities, label)
+    groups = memory_groups(waiting, d_model, d_sae, memory_budget(device) if memory_bytes is None else memory_bytes)
+    _announce(label, waiting, groups)
+    calibration, measurement = stream.held_out(0), stream.held_out(1)
+    done = sum(entrant.planned_step * entrant.arm.batch_size for entrant in entrants.values() if entrant.leader is None)
+    total = done + sum((entrant.steps - entrant.planned_step) * entrant.arm.batch_size for entrant in entrants.values())
+    scales = {normalise: found.scale for normalise, found in statistics.items()}
+    with track(f"training {label}", total, "tokens", done=done) as progress:
+        for group in groups:
+            workspace = Workspace()
+
+            def open_run(entrant: Entrant, workspace: Workspace = workspace) -> Run:
+                return Run(
+                    entrant.name,
+                    entrant.folder,
+                    entrant.arm,
+                    d_model=d_model,
+                    d_sae=d_sae,
+                    statistics=statistics[entrant.arm.normalise],
+                    workspace=workspace,
+                    device=device,
+                    label=label,
+                    metadata=metadata,
+                    monitor_every=monitor_every,
+                )
+
+            cohort = Cohort([entrants[name] for name in group.labels], entrants, open_run, scales, (calibration, measurement), progress)
+            cohort.train(stream, device, checkpoint_every)
+    summaries = {name: found for name in arms if (found := finished[name] or entrants[name].summary) is not None}
+    diverged = [entrant.divergence for entrant in entrants.values() if entrant.divergence is not None]
+    if diverged:
+        raise DivergedArms(label, diverged, summaries)
+    return summaries
+
+
+def _entrants(arms: dict[str, Arm], folders: dict[str, Path], identities: dict[str, str], label: str) -> dict[str, Entrant]:
+    """The arms with the steps that they begin with: behind their checkpoints, or behind their trunk."""
+    taken = {name: checkpointed_steps(folders[name], identities[name]) for name in arms}
+    leaders = trunk_leaders(arms, taken)
+    return {
+        name: Entrant(
             name,
+            f"{label} {name}",
             folders[name],
             arm,
-            d_model=d_model,
-            d_sae=d_sae,
-            statistics=statistics[arm.normalise],
-            workspace=workspace,
-            device=device,
-            label=label,
-            metadata=metadata,
+            identities[name],
+            steps=steps_of(arm.tokens, arm.batch_size),
+            planned_step=branch_step(arm) if name in leaders else taken[name],
+            leader=leaders.get(name),
         )
         for name, arm in arms.items()
     }
-    summaries = {name: summary for name, run in runs.items() if (summary := run.finished_summary) is not None}
-    waiting = [run for name, run in runs.items() if name not in summaries]
-    for run in waiting:
-        run.restore()
-    total = sum(run.steps * run.arm.batch_size for run in waiting)
-    done = sum(run.step * run.arm.batch_size for run in waiting)
-    with track(f"training {label}", total, "tokens", done=done) as progress:
-        for batch_size in sorted({run.arm.batch_size for run in waiting}):
-            group = [run for run in waiting if run.arm.batch_size == batch_size]
-            with closing(_shared_batches(stream, group, batch_size, device)) as batches:
-                for step, batch in batches:
-                    wanting = [run for run in group if run.step == step < run.steps]
-                    scaled = {normalise: batch * statistics[normalise].scale for normalise in {run.arm.normalise for run in wanting}}
-                    for run in wanting:
-                        run.take_step(scaled[run.arm.normalise])
-                        progress.advance(batch_size, loss=run.parts["mse"], l0=run.parts["l0"])
-                        if run.step == run.steps:
-                            summaries[run.name] = run.finish()
-                        elif run.step % checkpoint_every == 0 or time.monotonic() - run.saved_at > CHECKPOINT_SECONDS:
-                            run.save()
-    return {name: summaries[name] for name in arms}
 
 
-def _shared_batches(stream: Activations, runs: list[Run], batch_size: int, device: str) -> Generator[tuple[int, Tensor], None, None]:
-    """Every step that a run has still to take and its batch, each once and in order; the run takes it before the next is asked for."""
-    # Runs that a killed process left behind catch up first; then all share every batch.
-    while unfinished := [run for run in runs if run.step < run.steps]:
-        first, end = _next_steps(unfinished)
-        with closing(stream.batches(first * batch_size, batch_size, end - first, device)) as batches:
-            yield from enumerate(batches, first)
-
-
-def _next_steps(runs: list[Run]) -> tuple[int, int]:
-    """The longest row of steps [first, end), from the run that is furthest behind, in which every step is wanted by a run."""
-    first = end = min(run.step for run in runs)
-    for run in sorted(runs, key=lambda run: run.step):
-        if run.step <= end:
-            end = max(end, run.steps)
-    return first, end
+def _announce(label: str, arms: dict[str, Arm], groups: list[MemoryGroup]) -> None:
+    """Say how the arms are grouped and what their trunks save, where there is something to say."""
+    if len(groups) > 1:
+        sizes = ", ".join(f"{len(group.labels)} ({group.bytes / 2**30:.2f} GiB)" for group in groups)
+        logger.info("%s: %d arms are trained in %d groups, one after the other, by batch size and memory: %s", label, len(arms), len(groups), sizes)
+    steps = steps_with_trunks(arms.values())
+    if steps.taken < steps.separate:
+        logger.info("%s: budgets share trunks, so that %d steps are taken instead of %d", label, steps.taken, steps.separate)

@@ -1,7 +1,8 @@
 """The activation stage: every requested hook point of a lane from one forward pass over its corpus.
 
 Where a mix's activations are not cached, the stage only surveys them (their statistics, and the batch size they are
-computed in), and training computes them anew. Either way they are the same numbers under the same identity.
+computed in), and training computes them anew. Either way they are the same numbers under the same identity, as long as the
+batch size is the same: an automatic one follows free memory, so what is trained on them is identified by the one found.
 """
 
 from __future__ import annotations

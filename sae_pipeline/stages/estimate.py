@@ -7,9 +7,11 @@ import shutil
 from typing import Any
 
 from sae_pipeline.activations.disk import estimate_bytes
+from sae_pipeline.saes.memory import memory_budget, memory_groups
+from sae_pipeline.saes.schedule import steps_with_trunks
 from sae_pipeline.stages import subject
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.study import cells, d_sae_of
+from sae_pipeline.study import Cell, cells, d_sae_of
 
 FLOP_PER_SECOND = 2e11
 """fp32 matrix products on two current CPU cores; the estimate is meant to be right within a factor of three."""
@@ -28,7 +30,11 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
     tokens = len(study.mixes) * study.activations.tokens + held_out_tokens
     training_tokens = sum(arm.tokens for _, arm in arms)
     figures: dict[str, Any] = {"cells": len(all_cells), "arms": len(arms), "tokens": tokens, "training_tokens": training_tokens}
+    steps = [steps_with_trunks(cell.arms.values()) for cell in all_cells]
+    taken, separate = sum(each.taken for each in steps), sum(each.separate for each in steps)
     notes = []
+    if taken < separate:
+        notes.append(f"token budgets share trunks: {taken:,} training steps instead of {separate:,} ({1 - taken / separate:.0%} saved)")
     for group in {(arm.tokens, cell.mix) for cell, arm in arms if arm.tokens > study.activations.tokens}:
         notes.append(
             f"an arm of {group[1]} trains on {group[0]:,} tokens of a mix of {study.activations.tokens:,}: {group[0] / study.activations.tokens:.2f} passes"
@@ -38,6 +44,7 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
         notes.append("disk and time are known once the subject model has been recorded (run with --select 'key:\"*/subject_model\"')")
         return figures | {"bytes": 0, "seconds": 0, "notes": notes}
     d_model, parameters = shape
+    notes += _groups(ctx, all_cells, d_model)
     weights = sum(4 * (2 * d_model + 1) * d_sae_of(cell.expansion, d_model) for cell, _ in arms)
     # Forward pass 2, training 6 operations per parameter and token; an SAE step costs about 8 per weight, dense.
     operations = 2 * parameters * tokens + sum(16 * d_model * d_sae_of(cell.expansion, d_model) * arm.tokens for cell, arm in arms)
@@ -58,6 +65,20 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
             f"the study needs about {(cached + weights) / 1e9:.1f} GB and {ctx.home.root} has {free / 1e9:.1f} GB free; set activations.cache: false or point SAE_HOME elsewhere"
         )
     return figures | {"bytes": cached + weights, "seconds": seconds, "notes": notes}
+
+
+def _groups(ctx: StudyContext, all_cells: list[Cell], d_model: int) -> list[str]:
+    """How many arms train side by side and what they are expected to need; the largest cell is stated."""
+    budget = memory_budget(ctx.compute.devices()[0], ctx.study.compute.memory_gib)
+    split = [groups for cell in all_cells if (groups := memory_groups(cell.arms, d_model, d_sae_of(cell.expansion, d_model), budget))]
+    if not split:
+        return []
+    most = max(max(group.bytes for group in groups) for groups in split)
+    passes = sum(map(len, split))
+    return [
+        f"arms train side by side in {passes} groups of {len(split)} cells, the largest needs about {most / 2**30:.2g} GiB "
+        f"of the {budget / 2**30:.2g} GiB allowed (compute.memory_gib)"
+    ]
 
 
 def _shape(ctx: StudyContext) -> tuple[int, int] | None:

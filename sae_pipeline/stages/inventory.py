@@ -1,19 +1,15 @@
-"""The study's SAEs as a user asks for them: listed with their main metrics, or exported for other tools."""
+"""The study's SAEs as a user asks for them: listed with their main metrics, or looked up by its name."""
 
 from __future__ import annotations
 
 import math
-import shutil
-from pathlib import Path
 from typing import Any
 
 from sae_pipeline.errors import BadInput
 from sae_pipeline.stages import saes, tables
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.store import Artifact, storage_errors
+from sae_pipeline.store import Artifact
 from sae_pipeline.study import cells
-
-FORMATS = ("saelens",)
 
 
 def inventory(ctx: StudyContext) -> list[dict[str, Any]]:
@@ -24,7 +20,7 @@ def inventory(ctx: StudyContext) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value
+    value = value.tolist() if hasattr(value, "tolist") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -41,21 +37,3 @@ def find_sae(ctx: StudyContext, sae_id: str) -> Artifact:
     raise BadInput(
         f"SAE_ID: expected an SAE of the study '{ctx.study.name}', found '{sae_id}'; `sae-pipeline saes` lists them, and --study names another study"
     )
-
-
-def export_sae(ctx: StudyContext, sae_id: str, form: str, to: Path) -> Path:
-    """Write an SAE in another tool's format; the native format is SAELens's, so that export is a checked copy.
-
-    Raises:
-        BadInput: an unknown format, or a target that exists already.
-    """
-    if form not in FORMATS:
-        raise BadInput(f"--format: expected one of {', '.join(FORMATS)}, found '{form}'")
-    if to.exists() and any(to.iterdir() if to.is_dir() else [to]):
-        raise BadInput(f"--to: expected a folder that does not exist yet or is empty, found {to}; choose another")
-    sae = find_sae(ctx, sae_id)
-    with storage_errors(to, missing=True):
-        to.mkdir(parents=True, exist_ok=True)
-        for name in ("cfg.json", "sae_weights.safetensors"):
-            shutil.copyfile(sae.file(name), to / name)
-    return to

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sae_pipeline.errors import BadInput, StorageError, StudyError, SubjectError
-from sae_pipeline.stages import derived, sources
+from sae_pipeline.stages import derived, sources, warm_starts
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import cells, d_sae_of
+from sae_pipeline.study.preset_writing import giver
 
 SIZES = {"n_layers": ("num_hidden_layers", "n_layer"), "d_model": ("hidden_size", "n_embd"), "context": ("max_position_embeddings", "n_positions")}
 """Where Hugging Face configurations keep the sizes a study has to fit, under their two families of names."""
@@ -31,6 +32,7 @@ def preflight(ctx: StudyContext) -> None:
     sizes = _subject_sizes(ctx)
     if sizes:
         _fits(ctx, sizes)
+    warm_starts.check(ctx, sizes["d_model"] if sizes else None)
     for name in ctx.study.sources:
         if sources.is_external(ctx, name):
             sources.data_version(ctx, name)
@@ -87,7 +89,7 @@ def _fits(ctx: StudyContext, sizes: dict[str, Any]) -> None:
                 if arm.sparsity > d_sae:
                     raise StudyError(
                         f"saes.arms: expected at most {d_sae} active latents in {cell.sae_id(label)} (expansion {cell.expansion:g} of width {sizes['d_model']}), "
-                        f"found {arm.sparsity:g}; lower k or target_l0, raise the expansion, or restrict the arm with 'only'"
+                        f"found {arm.sparsity:g}{giver(study, 'k', arm.sparsity)}; lower k or target_l0, raise the expansion, or restrict the arm with 'only'"
                     )
     if not any(cell.arms for cell in cells(study)):
         raise BadInput("saes.arms: expected at least one arm in some cell, found none; loosen 'only'")

@@ -10,7 +10,7 @@ from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, digest, exclusive, storage_errors
 
 STAGE = "report"
-SECTIONS = ("summary", "matrix", "expansion", "budget", "tradeoff", "text", "activations", "finding", "health", "lineage", "limitations")
+SECTIONS = ("summary", "matrix", "expansion", "budget", "tradeoff", "training", "text", "activations", "finding", "health", "lineage", "limitations")
 
 
 def _identity(ctx: StudyContext, gathered: Artifact, described: Artifact, found: Artifact) -> tuple[str, dict[str, Any]]:
@@ -37,7 +37,10 @@ def build(ctx: StudyContext) -> Artifact:
             from sae_pipeline.reports.build import build_report
 
             frames = {name: pd.read_parquet(found.file(f"{name}.parquet")) for name in ("findings", *findings.SUMMARIES)}
-            frames |= {name: pd.read_parquet(gathered.file(f"{name}.parquet")) for name in (tables.HEALTH, tables.LINEAGE, *tables.ACTIVATIONS)}
+            frames |= {
+                name: pd.read_parquet(gathered.file(f"{name}.parquet"))
+                for name in (tables.HEALTH, tables.LINEAGE, tables.TRAINING, *tables.ACTIVATIONS)
+            }
             summary = build_report(
                 draft.path,
                 study=ctx.study,

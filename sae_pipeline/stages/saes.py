@@ -9,11 +9,14 @@ from typing import Any
 
 from sae_pipeline.stages import activations, slices, subject
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.store import Artifact, Draft, digest
+from sae_pipeline.stages.warm_starts import with_contents
+from sae_pipeline.store import Artifact, Draft, digest, files_digest
 from sae_pipeline.study import Arm, Cell, HookPoint, d_sae_of, expansion_key
 from sae_pipeline.study import cell as study_cell
 
 STAGE = "saes"
+SAE_FILES = ("cfg.json", "sae_weights.safetensors")
+"""The SAE itself; the other files say how its training went."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class TrainedCell:
 
 def _identity(arm: Arm, expansion: float, source: Artifact, shuffle_tokens: int) -> tuple[str, dict[str, Any]]:
     inputs = {"arm": arm.identity(), "expansion": expansion, "activations": source.fingerprint, "shuffle_tokens": shuffle_tokens}
+    inputs["batch_size"] = source.summary["batch_size"]  # decides the blocks that are shuffled; an automatic one is not in the study
     return digest(STAGE, slices.VERSIONS[STAGE], inputs), inputs
 
 
@@ -39,7 +43,7 @@ def find(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> Tra
     source = activations.find(ctx, mix, point)
     if source is None:
         return None
-    cell = study_cell(ctx.study, mix, point, expansion)
+    cell = with_contents(study_cell(ctx.study, mix, point, expansion))
     found = {
         label: ctx.store.find(STAGE, _identity(arm, cell.expansion, source, ctx.study.activations.shuffle_tokens)[0])
         for label, arm in cell.arms.items()
@@ -51,7 +55,7 @@ def find(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> Tra
 def need(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> TrainedCell:
     """The cell, every arm of which must have been trained."""
     source = activations.need(ctx, mix, point)
-    cell = study_cell(ctx.study, mix, point, expansion)
+    cell = with_contents(study_cell(ctx.study, mix, point, expansion))
     return TrainedCell(
         cell,
         {
@@ -62,8 +66,12 @@ def need(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> Tra
 
 
 def train(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> TrainedCell:
-    """Train the arms of a cell that are not in the store; a killed run goes on from each arm's last checkpoint."""
-    cell = study_cell(ctx.study, mix, point, expansion)
+    """Train the arms of a cell that are not in the store; a killed run goes on from each arm's last checkpoint.
+
+    Raises:
+        TrainingError: arms diverged; raised when the others have been published, so that the next call trains those alone.
+    """
+    cell = with_contents(study_cell(ctx.study, mix, point, expansion))
     if not cell.arms:
         return TrainedCell(cell, {})
     source = activations.need(ctx, mix, point)
@@ -88,6 +96,8 @@ def train(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> Tr
 def _train_missing(ctx: StudyContext, cell: Cell, d_sae: int, source: Artifact, drafts: dict[str, Draft], saes: dict[str, Artifact]) -> None:
     """Train the drafts, one pass over the stream per data seed, and publish each."""
     from sae_pipeline.activations.stream import ActivationStream
+    from sae_pipeline.saes.divergence import DivergedArms
+    from sae_pipeline.saes.memory import memory_budget
     from sae_pipeline.saes.trainer import train_arms
 
     by_data_seed: dict[int, list[str]] = defaultdict(list)
@@ -95,22 +105,41 @@ def _train_missing(ctx: StudyContext, cell: Cell, d_sae: int, source: Artifact, 
         if label in drafts:
             by_data_seed[cell.arms[label].data_seed].append(label)
     where = f"{cell.mix} {cell.point.key} {expansion_key(cell.expansion)}"
+    failures: list[DivergedArms] = []
     for data_seed, labels in by_data_seed.items():
         with ctx.compute.lease() as device:
             rows = activations.training_rows(ctx, cell.mix, cell.point, device)
-            summaries = train_arms(
-                {label: drafts[label].path for label in labels},
-                {label: cell.arms[label] for label in labels},
-                stream=ActivationStream(rows, data_seed, ctx.study.activations.shuffle_tokens),
-                d_model=source.summary["d_model"],
-                d_sae=d_sae,
-                checkpoint_every=ctx.study.saes.checkpoint_every,
-                device=device,
-                label=where,
-                metadata=provenance(ctx, cell.point, source),
-            )
-        for label in labels:
-            saes[label] = drafts[label].publish(summaries[label])
+            try:
+                summaries = train_arms(
+                    {label: drafts[label].path for label in labels},
+                    {label: cell.arms[label] for label in labels},
+                    stream=ActivationStream(rows, data_seed, ctx.study.activations.shuffle_tokens),
+                    d_model=source.summary["d_model"],
+                    d_sae=d_sae,
+                    checkpoint_every=ctx.study.saes.checkpoint_every,
+                    monitor_every=ctx.study.saes.monitor_every,
+                    memory_bytes=memory_budget(device, ctx.study.compute.memory_gib),
+                    device=device,
+                    label=where,
+                    metadata=provenance(ctx, cell.point, source),
+                )
+            except DivergedArms as failure:
+                failures.append(failure)
+                summaries = failure.summaries
+        for label, summary in summaries.items():
+            # What is measured of the machine is no content: only the SAE itself is.
+            files = [drafts[label].path / name for name in SAE_FILES]
+            saes[label] = drafts[label].publish(summary, content=files_digest(files))
+    if failures:
+        diverged = [arm for failure in failures for arm in failure.arms]
+        raise DivergedArms(where, diverged, {label: sae.summary for label, sae in saes.items()})
+
+
+def training_rows(trained: TrainedCell) -> list[dict[str, Any]]:
+    """What was monitored while the SAEs of a cell were trained: a row per SAE and step, ``sae_id`` first."""
+    from sae_pipeline.saes.monitoring import MONITORING_FILE, read_monitoring
+
+    return [{"sae_id": trained.cell.sae_id(label)} | row for label, sae in trained.saes.items() for row in read_monitoring(sae.file(MONITORING_FILE))]
 
 
 def provenance(ctx: StudyContext, point: HookPoint, source: Artifact) -> dict[str, Any]:

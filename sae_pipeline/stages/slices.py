@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_pipeline.analysis.rubric_files import rubric_path
+from sae_pipeline.stages.warm_starts import contents_in_place_of_paths
 from sae_pipeline.store import digest, file_sha256
 from sae_pipeline.study import Study
 from sae_pipeline.study.schema import External, Files, HuggingFace, Retrieved, SelfGenerated
@@ -22,14 +23,14 @@ VERSIONS = {
     "corpus": 2,
     "text": 1,
     "activations": 3,
-    "saes": 3,
+    "saes": 4,
     "baselines": 2,
     "evaluations": 1,
     "metrics": 1,
     "scorecard": 2,
-    "tables": 2,
+    "tables": 3,
     "findings": 2,
-    "report": 2,
+    "report": 3,
 }
 
 Slice = dict[str, Any]
@@ -118,8 +119,11 @@ def activations(study: Study) -> Slice:
 
 def saes(study: Study, mix: str) -> Slice:
     """The arms of a mix and the order of their data; the expansion factors are partitions and not part of it."""
-    arms = [group.model_dump(mode="json") for group in study.saes.arms if group.only.mixes is None or mix in group.only.mixes]
-    return {"defaults": study.saes.defaults.model_dump(mode="json"), "arms": arms, "shuffle_tokens": study.activations.shuffle_tokens}
+    arms = [
+        contents_in_place_of_paths(group.model_dump(mode="json")) for group in study.saes.arms if group.only.mixes is None or mix in group.only.mixes
+    ]
+    defaults = contents_in_place_of_paths(study.saes.defaults.model_dump(mode="json"))
+    return {"defaults": defaults, "arms": arms, "shuffle_tokens": study.activations.shuffle_tokens}
 
 
 def baselines(study: Study) -> Slice:

@@ -12,8 +12,9 @@ from sae_pipeline.store import Artifact, digest
 if TYPE_CHECKING:
     import pandas as pd
 
-SAES, METRICS, DOCUMENTS, FEATURES, BASELINES, HEALTH, LINEAGE = (
+SAES, TRAINING, METRICS, DOCUMENTS, FEATURES, BASELINES, HEALTH, LINEAGE = (
     "saes",
+    "training",
     "sae_metrics",
     "document_sums",
     "feature_stats",
@@ -25,7 +26,7 @@ DEFINITIONS = "metrics"
 NORM_COLUMNS = {"norm_min": "0", "norm_q05": "0.05", "norm_median": "0.5", "norm_q95": "0.95", "norm_q999": "0.999", "norm_max": "1"}
 """Columns of ``activation_statistics`` and the quantiles they hold."""
 ACTIVATIONS = ("activation_statistics", "massive_tokens")
-TABLES = (SAES, METRICS, DOCUMENTS, FEATURES, BASELINES, HEALTH, LINEAGE, *ACTIVATIONS, DEFINITIONS)
+TABLES = (SAES, TRAINING, METRICS, DOCUMENTS, FEATURES, BASELINES, HEALTH, LINEAGE, *ACTIVATIONS, DEFINITIONS)
 
 
 # ------------------------------------------------------------------------------------------------ the study's tables
@@ -86,9 +87,10 @@ def gather(ctx: StudyContext) -> Artifact:
 
 
 def _cell_rows(ctx: StudyContext) -> dict[str, pd.DataFrame]:
-    """Rows per document and per latent of every SAE."""
+    """Rows per monitored step, per document and per latent of every SAE."""
     import pandas as pd
 
+    training: list[dict[str, Any]] = []
     documents: list[pd.DataFrame] = []
     features: list[pd.DataFrame] = []
     for mix in ctx.study.mixes:
@@ -97,12 +99,13 @@ def _cell_rows(ctx: StudyContext) -> dict[str, pd.DataFrame]:
                 trained = saes.need(ctx, mix, point, expansion)
                 if not trained.saes:
                     continue
+                training += saes.training_rows(trained)
                 cell = evaluation.need(ctx, mix, point, expansion)
                 for name, rows in (("document_sums.parquet", documents), ("feature_stats.parquet", features)):
                     frame = pd.read_parquet(cell.file(name))
                     frame.insert(0, "sae_id", [trained.cell.sae_id(label) for label in frame.pop("arm")])
                     rows.append(frame)
-    return {DOCUMENTS: pd.concat(documents, ignore_index=True), FEATURES: pd.concat(features, ignore_index=True)}
+    return {TRAINING: pd.DataFrame(training), DOCUMENTS: pd.concat(documents, ignore_index=True), FEATURES: pd.concat(features, ignore_index=True)}
 
 
 def _activation_rows(ctx: StudyContext) -> tuple[pd.DataFrame, pd.DataFrame]:

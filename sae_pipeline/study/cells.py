@@ -61,7 +61,8 @@ def cell(study: Study, mix: str, point: HookPoint, expansion: float) -> Cell:
     """One cell with its arms, labelled; arms that differ in a field outside the label get ``-2``, ``-3`` … appended."""
     arms: dict[str, Arm] = {}
     for arm in _arms(study, mix, point, expansion):
-        if arm in arms.values():
+        # Arms that differ only in what their architecture does not read are one SAE.
+        if any((arm.identity(), arm.warm_start) == (other.identity(), other.warm_start) for other in arms.values()):
             continue
         label, n = arm.label, 2
         while label in arms:
@@ -71,7 +72,7 @@ def cell(study: Study, mix: str, point: HookPoint, expansion: float) -> Cell:
 
 
 def _arms(study: Study, mix: str, point: HookPoint, expansion: float) -> Iterator[Arm]:
-    overridable = [name for name in TrainingDefaults.model_fields if name != "tokens"]
+    overridable = [name for name in TrainingDefaults.model_fields if name not in ("preset", "adjust", "tokens")]
     for group in study.saes.arms:
         only = group.only
         if (

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from sae_pipeline.errors import StudyError
 from sae_pipeline.study import schema
+from sae_pipeline.study.preset_writing import PresetError, put_training_presets
 from sae_pipeline.study.presets import with_preset
 from sae_pipeline.study.schema import Study
 
 Location = tuple[str | int, ...]
+Trained = TypeVar("Trained", schema.TrainingDefaults, schema.ArmGroup)
 
 SOURCES: dict[str, type[schema.Section]] = {
     kind: model
@@ -27,7 +29,7 @@ SOURCES: dict[str, type[schema.Section]] = {
 def load_study(path: str | Path) -> Study:
     """Read and check a study file.
 
-    Relative paths inside the file (source files, a local checkpoint, a rubric) are resolved against its folder, so
+    Relative paths inside the file (source files, a local checkpoint, a rubric, an SAE to begin with) are resolved against its folder, so
     that the study means the same from every working directory.
 
     Raises:
@@ -50,15 +52,16 @@ def load_study(path: str | Path) -> Study:
         raise StudyError(f"{where}: expected YAML, found {getattr(error, 'problem', error)}; correct the indentation or quoting there") from None
     if not isinstance(data, dict):
         raise StudyError(f"{path}: expected a mapping with the sections {', '.join(Study.model_fields)}, found {_shown(data)}")
-    _put_presets(data, path, lines)
+    _put_source_presets(data, path, lines)
+    origins = _put_training_presets(data, path, lines)
     try:
         study = Study.model_validate(data)
     except ValidationError as error:
-        raise StudyError("\n".join(_sentence(path, lines, dict(e)) for e in error.errors())) from None
+        raise StudyError("\n".join(_sentence(path, lines, dict(e)) + _origin(origins, e["loc"]) for e in error.errors())) from None
     return _with_absolute_paths(study, path.resolve().parent)
 
 
-def _put_presets(data: dict[str, Any], path: Path, lines: dict[Location, int]) -> None:
+def _put_source_presets(data: dict[str, Any], path: Path, lines: dict[Location, int]) -> None:
     """Write out the sources that name a ready-made entry, in place."""
     sources = data.get("sources")
     if not isinstance(sources, dict):
@@ -70,6 +73,21 @@ def _put_presets(data: dict[str, Any], path: Path, lines: dict[Location, int]) -
             except ValueError as error:
                 where = ("sources", str(name), "preset")
                 raise StudyError(f"{path}:{lines[where]}: {_dotted(where)}: {error}") from None
+
+
+def _put_training_presets(data: dict[str, Any], path: Path, lines: dict[Location, int]) -> dict[Location, str]:
+    """Write out the training presets, in place; where each of their values comes from, by its location."""
+    unwritten = {name: field.default for name, field in schema.TrainingDefaults.model_fields.items()}
+    try:
+        return put_training_presets(data, unwritten, schema.Activations.model_fields["context_length"].default)
+    except PresetError as error:
+        raise StudyError(f"{path}:{lines[error.location]}: {_dotted(error.location)}: {error}") from None
+
+
+def _origin(origins: dict[Location, str], location: Location) -> str:
+    """Words that say which preset gave the value at a location, if one did; pydantic's locations go on into unions and lists."""
+    found = next((n for n in range(len(location), 1, -1) if location[:n] in origins), None)
+    return f"; {location[found - 1]} comes from {origins[location[:found]]}" if found else ""
 
 
 def _lines(node: yaml.Node | None, path: Path, at: Location = ()) -> dict[Location, int]:
@@ -160,9 +178,17 @@ def _with_absolute_paths(study: Study, folder: Path) -> Study:
             source = source.model_copy(update={"rerank": rerank, "encoder": encoder})
         sources[name] = source
     changes["sources"] = sources
+    arms = tuple(_with_absolute_warm_start(group, folder) for group in study.saes.arms)
+    changes["saes"] = study.saes.model_copy(update={"defaults": _with_absolute_warm_start(study.saes.defaults, folder), "arms": arms})
     if study.analysis.rubric.endswith((".yaml", ".yml")):
         changes["analysis"] = study.analysis.model_copy(update={"rubric": str(folder / study.analysis.rubric)})
     return study.model_copy(update=changes)
+
+
+def _with_absolute_warm_start(section: Trained, folder: Path) -> Trained:
+    if section.warm_start is None:
+        return section
+    return section.model_copy(update={"warm_start": str((folder / Path(section.warm_start).expanduser()).resolve())})
 
 
 def _local(hub_id_or_path: str, folder: Path) -> str:

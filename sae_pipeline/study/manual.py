@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sae_pipeline.study import schema
+from sae_pipeline.study import schema, training_presets
 from sae_pipeline.study.presets import catalogue
 from sae_pipeline.study.schema import Section
 
@@ -19,6 +19,30 @@ INTRODUCTION = """# The study file
 Every key, with its default; written from the schema by `python -m sae_pipeline.study.manual`. Unknown keys are errors.
 Relative paths are relative to the study file. A source may also be a ready-made entry, `{preset: lima}`; keys beside
 `preset` override the entry's own.
+"""
+
+TRAINING_PRESETS = """For `saes.defaults: {preset: NAME, adjust: NAME}` and the same keys in a group of arms; recommended settings as tables of
+their sources state them. In `saes.defaults` a preset gives the training settings and, to every group that does not say them,
+architecture, sparsity and seeds; in a group it gives them to that group alone. Without `saes.expansions` (or
+`activations.layers`) these become the presets' own, and each group is trained at those of its preset. What is written wins
+over a preset, a group over the defaults. `adjust` multiplies the values of its section wherever they come from, also those a
+group takes over from the defaults; the defaults' `adjust` leaves alone what a group says itself."""
+
+WARM_START = """## Warm start
+
+`warm_start` names the folder of an SAE, relative to the study file, in any format that the program reads. An SAE that was
+trained here, in this or another study, is written out first; `sae-pipeline saes STUDY` lists their names:
+
+```
+sae-pipeline run studies/specialised.yaml
+sae-pipeline export GENERAL.L03.x04.topk-k16-t130k-s0 --study studies/specialised.yaml --to saes/general
+```
+
+after which an arm of a study in `studies/` says `warm_start: ../saes/general`. An arm is known by the weights it begins
+with, wherever the folder lies: the folder may move, other weights in it make other SAEs, and when the SAE is trained again
+it must be exported again. The given SAE must have the subject's width and at most the cell's number of latents; further
+latents begin as without a warm start. Weights, biases and thresholds are taken over (in an arm's own units, with unit-norm
+decoder rows), the optimiser and the schedule begin afresh. `init_seed` then decides further latents alone.
 """
 
 PAGES: tuple[tuple[str, type[Section]], ...] = (
@@ -61,6 +85,11 @@ def _presets() -> Iterator[str]:
     for name, entry in catalogue().items():
         config = f", {entry['config']}" if "config" in entry else ""
         yield f"| `{name}` | {entry['dataset']}{config} | {entry['licence']} | {entry['note']} |"
+    yield ""
+    yield "## Training presets\n"
+    yield " ".join(TRAINING_PRESETS.split()) + "\n"
+    yield from training_presets.table()
+    yield WARM_START.rstrip()
     yield ""
 
 

@@ -296,6 +296,10 @@ class Activations(Section):
 class TrainingDefaults(Section):
     """How an SAE is trained; every field can be overridden in an arm."""
 
+    preset: str | None = Field(
+        None, exclude=True, description="ready-made settings, see training presets below; keys beside it win. Also gives arms what they do not say"
+    )
+    adjust: str | None = Field(None, exclude=True, description="ready-made factors on the settings of this section, see training presets below")
     tokens: int | tuple[int, ...] = Field(200_000, description="training tokens of the SAE; a list makes one arm each")
     batch_size: int = Field(1024, ge=1, description="activations per step")
     accumulate: int = Field(1, ge=1, description="equal parts that a step's batch is processed in, to need less memory; gradients are summed (S4-10)")
@@ -357,6 +361,8 @@ class Only(Section):
 class ArmGroup(Section):
     """Arms of every cell: one architecture at one or more sparsities, budgets and seeds."""
 
+    preset: str | None = Field(None, exclude=True, description="ready-made settings of these arms, see training presets below; keys beside it win")
+    adjust: str | None = Field(None, exclude=True, description="ready-made factors on the settings of these arms, instead of the defaults' own")
     architecture: Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu"] = Field(description="activation and loss of the SAE")
     k: int | tuple[int, ...] | None = Field(None, description="active latents per token (topk, batchtopk, matryoshka)")
     target_l0: float | tuple[float, ...] | None = Field(None, description="mean active latents per token to steer to (jumprelu, gated, relu)")
@@ -452,7 +458,9 @@ class Compute(Section):
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; None keeps torch's default")
     memory_gib: float | None = Field(
-        None, gt=0, description="memory for arms that are trained side by side; None: half of what is free on the machine or device when training starts"
+        None,
+        gt=0,
+        description="memory for arms that are trained side by side; None: half of what is free on the machine or device when training starts",
     )
 
 
@@ -528,10 +536,12 @@ class Study(Section):
                         raise ValueError(
                             f"saes.arms only.{field} names {value}, which the study does not have; it has: {', '.join(map(str, allowed))}"
                         )
-            budgets = _as_tuple(group.tokens if group.tokens is not None else self.saes.defaults.tokens)
+            section = group if group.tokens is not None else self.saes.defaults
+            budgets = _as_tuple(section.tokens)
             if max(budgets) > self.activations.tokens and not self.corpus.repeat:
+                adjusted = f" (adjust {section.adjust})" if section.adjust else ""
                 raise ValueError(
-                    f"saes.arms asks for {max(budgets)} training tokens but activations.tokens is {self.activations.tokens}; "
+                    f"saes.arms asks for {max(budgets)} training tokens{adjusted} but activations.tokens is {self.activations.tokens}; "
                     "raise activations.tokens, lower the budget, or set corpus.repeat: true to pass over the text again"
                 )
         return self

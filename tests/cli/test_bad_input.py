@@ -152,7 +152,7 @@ ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "unknown SAE": (["export", "MORE.L00.x02.topk-k5-t1k-s0", "--to", "out", "--study", "STUDY"], "sae-pipeline saes"),
     "unknown format": (
         ["export", "MORE.L00.x02.topk-k4-t6144-s0", "--to", "out", "--format", "onnx", "--study", "STUDY"],
-        "one of saelens, found 'onnx'",
+        "one of saelens, dictionary_learning, sparsify, found 'onnx'",
     ),
     "export to what exists": (["export", "MORE.L00.x02.topk-k4-t6144-s0", "--to", ".", "--study", "STUDY"], "does not exist yet"),
     "SAEs before any run": (["saes", "STUDY"], "sae-pipeline run"),

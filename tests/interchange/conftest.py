@@ -1,28 +1,62 @@
-"""The reference tools' own Python: their dependencies cannot live beside ours (sae-lens needs transformer-lens < 4)."""
+"""The other libraries' own Pythons: their dependencies cannot live beside ours, nor beside each other's."""
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-ENVIRONMENT = Path(__file__).parents[2] / ".venv-saelens"
-REQUIREMENTS = ("torch==2.13.0", "sae-lens==6.54.0")
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from peers import DICTIONARY_LEARNING, SAELENS, SPARSIFY
+
+PEERS = {"saelens": SAELENS, "dictionary_learning": DICTIONARY_LEARNING, "sparsify": SPARSIFY}
+"""By format: the environments, and the versions, that the benchmarks use."""
+
+HERE = Path(__file__).parent
+Opened = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def saelens_python() -> str:
-    """Interpreter named by SAELENS_PYTHON, or that of an environment built once beside the repository's files."""
-    python = os.environ.get("SAELENS_PYTHON")
-    if python is None:
-        python = str(ENVIRONMENT / "bin" / "python")
-        complete = ENVIRONMENT / "complete"
-        if not complete.exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True)
-            complete.write_text("\n".join(REQUIREMENTS))
-    subprocess.run([python, "-c", "import sae_lens"], check=True)
-    return python
+def library() -> Callable[..., str]:
+    """Runs a file of this folder with a library's interpreter; the environment is built once, beside the repository's files."""
+
+    def run(form: str, program: str, *arguments: str) -> str:
+        peer = PEERS[form]
+        peer.build()
+        assert peer.python is not None
+        command = [peer.python, str(HERE / program), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def opened(library: Callable[..., str]) -> Callable[[str, Path, dict[str, Tensor]], Opened]:
+    """What a library makes of the SAE folders in a folder: per folder ``latents``, ``reconstruction`` and ``about``."""
+
+    def run(form: str, root: Path, inputs: dict[str, Tensor]) -> Opened:
+        save_file({name: x.contiguous() for name, x in inputs.items()}, root / "inputs.safetensors")
+        library(form, f"open_with_{form}.py", str(root))
+        tensors, about = load_file(root / "outputs.safetensors"), json.loads((root / "about.json").read_text())
+        return {
+            name: {"latents": tensors[f"{name}.latents"], "reconstruction": tensors[f"{name}.reconstruction"], "about": about[name]} for name in inputs
+        }
+
+    return run
+
+
+def agree(found: Tensor, expected: Tensor) -> bool:
+    """Within 1e-5 of the largest value: activations here have a norm near 100."""
+    return bool((found - expected).abs().max() <= 1e-5 * expected.abs().max())
+

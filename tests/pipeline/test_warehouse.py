@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+import yaml
 from small_study import SmallStudy
 from typer.testing import CliRunner
 
 from sae_pipeline.cli import app
+from sae_pipeline.errors import BadInput, ExportError
 from sae_pipeline.metrics.registry import METRICS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -113,16 +116,59 @@ def test_the_inventory_lists_configuration_and_metrics(finished: tuple[str, Path
     assert rows[0]["dead_share_5e4"] is None  # 2,000 tokens cannot tell a rate of 0.05 % from silence
 
 
+@pytest.mark.parametrize("form", ["saelens", "dictionary_learning", "sparsify"])
 @pytest.mark.parametrize("label", ["topk-k4-t6144-s0", "batchtopk-k4-t6144-s0", "jumprelu-l4-t6144-s0", "relu-l4-t6144-s0"])
-def test_an_export_is_a_saelens_folder_that_loads(finished: tuple[str, Path], tmp_path: Path, label: str) -> None:
+def test_an_export_opens_as_the_same_sae_in_every_format_that_can_express_it(finished: tuple[str, Path], tmp_path: Path, label: str, form: str) -> None:
+    from sae_pipeline.saes.formats import recognised
     from sae_pipeline.saes.inference import InferenceSAE
 
-    result = CliRunner().invoke(app, ["export", f"MORE.L01.x04.{label}", "--to", str(tmp_path / "sae"), "--study", finished[0]])
+    target, sae_id = tmp_path / "an export – ü", f"MORE.L01.x04.{label}"
+    result = CliRunner().invoke(app, ["export", sae_id, "--to", str(target), "--study", finished[0], "--format", form])
+    if form == "sparsify" and not label.startswith("topk"):
+        assert isinstance(result.exception, BadInput)
+        assert "expected one that can express" in str(result.exception)
+        assert list(tmp_path.iterdir()) == []
+        return
     assert result.exit_code == 0, result.output
-    configuration = json.loads((tmp_path / "sae/cfg.json").read_text())
-    assert (configuration["d_in"], configuration["d_sae"]) == (32, 128)
-    assert configuration["metadata"]["hook_name"] == "blocks.1.hook_resid_post"
-    assert InferenceSAE.load(tmp_path / "sae").d_sae == 128
+    assert recognised(target).name == form
+    loaded = InferenceSAE.load(target)
+    assert (loaded.d_model, loaded.d_sae) == (32, 128)
+    assert loaded.metadata["hook_name"] == "blocks.1.hook_resid_post"
+    assert "/" not in loaded.metadata["model_name"]
+
+
+def test_a_model_card_says_what_the_sae_is_and_how_good(finished: tuple[str, Path], tmp_path: Path) -> None:
+    sae_id = "MORE.L01.x04.batchtopk-k4-t6144-s0"
+    invoke("export", sae_id, "--to", str(tmp_path / "sae"), "--study", finished[0], "--licence", "apache-2.0", "--json")
+    card = (tmp_path / "sae/README.md").read_text()
+    _, header, text = card.split("---\n", 2)
+    front = yaml.safe_load(header)
+    assert front["license"] == "apache-2.0"
+    assert front["library_name"] == "saelens"
+    assert "sparse-autoencoder" in front["tags"]
+    assert "base_model" not in front  # the toy model is no model of the hub
+    row = next(row for row in invoke("saes", finished[0], "--json")["saes"] if row["sae_id"] == sae_id)
+    figures = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith(f"| {row['evaluation_set']} |")]
+    explained = next(figure for figure in figures if figure[2] == "explained\\_variance")
+    assert explained[4] == f"{row['explained_variance']:.4g}"
+    low, high = map(float, explained[5].split(" to "))
+    assert low <= row["explained_variance"] <= high
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        assert hashlib.sha256((tmp_path / "sae" / name).read_bytes()).hexdigest() in text
+    for words in ("## Intended use", "## Training data", "stories", "SAE.load_from_disk", "load_sae"):
+        assert words in text
+    assert str(tmp_path) not in card
+    assert (tmp_path / "sae/cfg.json").stat().st_mode == (tmp_path / "sae/sae_weights.safetensors").stat().st_mode
+
+
+def test_a_card_can_be_left_out_and_a_failed_check_leaves_nothing(finished: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["export", "MORE.L01.x04.topk-k4-t6144-s0", "--study", finished[0], "--format", "dictionary_learning", "--to"]
+    assert CliRunner().invoke(app, [*command, str(tmp_path / "plain"), "--no-card"]).exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == ["ae.pt", "config.json"]
+    monkeypatch.setattr("sae_pipeline.saes.formats.golden.TOLERANCE", -1.0)
+    failed = CliRunner().invoke(app, [*command, str(tmp_path / "failed")])
+    assert isinstance(failed.exception, ExportError)
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
 
 
 def test_a_plan_says_what_would_run_and_why_and_starts_nothing(finished: tuple[str, Path], tmp_path: Path) -> None:

@@ -26,13 +26,13 @@ SECTIONS = {
     "seed",
     "tradeoff",
     "text",
-    "activations",
+    "activations", "training",
     "health",
     "finding",
     "limitations",
     "lineage",
 }
-FIGURES = {"matrix", "expansion", "budget", "tradeoff", "text", "activations", "health", "finding"}
+FIGURES = {"matrix", "expansion", "budget", "tradeoff", "training", "text", "activations", "health", "finding"}
 
 
 class Page(HTMLParser):

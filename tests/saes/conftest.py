@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_pipeline.saes.arm import Arm
+from sae_pipeline.saes.arm import WITH_K, Arm
 from sae_pipeline.saes.trainer import train_arms
 
 
@@ -45,6 +45,9 @@ class TensorStream:
 
     def sample(self, size: int) -> Tensor:
         return self.batch(2**32, size)
+
+    def held_out(self, half: int) -> Tensor:
+        return self.batch(2**33, min(8_192, 2 * len(self.x)))[half::2]
 
     def batches(self, start: int, size: int, count: int, device: str) -> Generator[Tensor, None, None]:
         memory = torch.empty(size, self.x.shape[1], device=device)
@@ -84,7 +87,14 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dict[
             folders = {name: root / name for name in arms}
         for folder in folders.values():
             folder.mkdir(exist_ok=True)
-        settings = {"d_model": stream.x.shape[1], "d_sae": d_sae, "checkpoint_every": 10, "label": "toy", "metadata": {"hook_name": "h"}}
+        settings = {
+            "d_model": stream.x.shape[1],
+            "d_sae": d_sae,
+            "checkpoint_every": 10,
+            "monitor_every": 1,
+            "label": "toy",
+            "metadata": {"hook_name": "h"},
+        }
         return train_arms(folders, arms, stream=stream, **{**settings, **changes}), folders
 
     return run
@@ -101,7 +111,7 @@ def make_arm() -> Callable[..., Arm]:
     """Arms with small defaults; ``sparsity`` is k or the target L0, whichever the architecture takes."""
 
     def make(architecture: str, sparsity: float = 4, **changes: object) -> Arm:
-        selects = architecture in ("topk", "batchtopk")
+        selects = architecture in WITH_K
         values = {
             "architecture": architecture,
             "k": int(sparsity) if selects else None,

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from runs_compared import Killed, assert_same_bits, interrupt, record, weights
 
-from sae_pipeline.errors import StudyError, TrainingError
+from sae_pipeline.errors import StudyError
 from sae_pipeline.progress import listening
 from sae_pipeline.saes.architectures import ARCHITECTURES, Workspace
 from sae_pipeline.saes.checkpoint import NAME as CHECKPOINT
 from sae_pipeline.saes.inference import InferenceSAE
 from sae_pipeline.saes.initialisation import input_statistics
-from sae_pipeline.saes.run import Run
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
-
-
-def weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(folder / "sae_weights.safetensors")
-
-
-def assert_same_bits(one, two) -> None:
-    a, b = weights(one), weights(two)
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
-    history = [json.loads((folder / "training.json").read_text())["history"] for folder in (one, two)]
-    assert history[0] == history[1]
-
-
-def record(folder) -> list[dict[str, float]]:
-    return json.loads((folder / "training.json").read_text())["history"]
 
 
 # ------------------------------------------------------------------ what training reaches
@@ -50,16 +32,7 @@ def test_training_lowers_the_loss_and_keeps_unit_decoder_rows(name, make_arm, tr
     assert summaries["a"]["steps"] == 200
     assert summaries["a"]["tokens"] == 12_800
     assert not (folders["a"] / CHECKPOINT).exists()
-    assert {f.name for f in folders["a"].iterdir()} == {"cfg.json", "sae_weights.safetensors", "training.json"}
-
-
-@pytest.mark.parametrize("name", ["topk", "batchtopk", "jumprelu"])
-def test_a_known_dictionary_is_recovered(name, make_arm, train, toy):
-    stream, truth = toy(40_000, 32, 48, 2)
-    arm = make_arm(name, 2, tokens=256 * 1500, batch_size=256)
-    _, folders = train({"a": arm}, stream, d_sae=64)
-    learned = weights(folders["a"])["W_dec"]
-    assert (truth @ learned.t()).max(dim=1).values.mean() > 0.9
+    assert {f.name for f in folders["a"].iterdir()} == {"cfg.json", "sae_weights.safetensors", "training.json", "monitoring.jsonl"}
 
 
 def test_topk_never_has_more_than_k_active_latents(make_arm, train, stream):
@@ -74,7 +47,8 @@ def test_topk_never_has_more_than_k_active_latents(make_arm, train, stream):
 def test_inference_l0_meets_the_target(name, sparsity, make_arm, train, stream):
     summaries, folders = train({"a": make_arm(name, sparsity)}, stream)
     l0 = (InferenceSAE.load(folders["a"]).encode(stream.x) > 0).sum(1).double().mean().item()
-    assert summaries["a"]["final_l0"] == pytest.approx(sparsity, rel=0.002)  # the calibration sample itself
+    assert summaries["a"]["final_l0"] == pytest.approx(sparsity, rel=0.02)
+    assert summaries["a"]["l0_target_error"] == pytest.approx(summaries["a"]["final_l0"] / sparsity - 1)
     assert l0 == pytest.approx(sparsity, rel=0.02)
 
 
@@ -89,7 +63,7 @@ def test_calibration_gives_l0_equal_to_k_on_activations_it_did_not_see(make_arm,
     stream, _ = toy(40_000, 16, 32, 3)
     statistics = input_statistics(stream.x[:10_000], normalise=True)
     sae = ARCHITECTURES["batchtopk"](make_arm("batchtopk", 4), 16, 24, statistics, Workspace())
-    sae.calibrate()
+    sae.calibrate(statistics.sample)
     active = sae.export({}).encode(stream.x[10_000:]) > 0
     assert active.sum(1).double().mean().item() == pytest.approx(4, rel=0.02)
 
@@ -98,12 +72,11 @@ def test_calibration_gives_l0_equal_to_k_on_activations_it_did_not_see(make_arm,
 def test_folding_the_normalisation_gives_the_same_function_in_raw_units(name, make_arm, stream):
     statistics = input_statistics(stream.x * 37, normalise=True)
     sae = ARCHITECTURES[name](make_arm(name, 4), 16, 24, statistics, Workspace())
-    sae.calibrate()
+    sae.calibrate(statistics.sample)
     raw, scale = sae.export({}), statistics.scale
     assert scale == pytest.approx((16 / (stream.x * 37).double().pow(2).sum(1).mean().item()) ** 0.5)
-    normalised = InferenceSAE(
-        sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, raw.activation, raw.k, None if raw.threshold is None else raw.threshold * scale
-    )
+    in_units = {name: value * scale for name in ("threshold", "b_mag") if (value := getattr(raw, name)) is not None}
+    normalised = replace(raw, W_enc=sae.W_enc, b_enc=sae.b_enc, W_dec=sae.W_dec, b_dec=sae.b_dec, **in_units)
     x = stream.x[:300] * 37
     f, f_normalised = raw.encode(x), normalised.encode(x * scale)
     torch.testing.assert_close(f * scale, f_normalised, atol=1e-4, rtol=1e-4)
@@ -145,22 +118,6 @@ def test_arms_of_one_batch_size_share_every_read(make_arm, train, toy):
     stream, _ = toy(2_000, 16, 32, 3)
     train({str(seed): make_arm("topk", init_seed=seed, tokens=64 * 20) for seed in range(3)}, stream)
     assert stream.reads == [(64 * step, 64) for step in range(20)]
-
-
-class Killed(Exception):
-    pass
-
-
-def interrupt(monkeypatch, at_step: int) -> None:
-    """Let every run die when it is about to take the step after ``at_step``."""
-    original = Run.take_step
-
-    def take_step(self, x):
-        if self.step == at_step:
-            raise Killed
-        original(self, x)
-
-    monkeypatch.setattr(Run, "take_step", take_step)
 
 
 @every_architecture
@@ -264,29 +221,3 @@ def test_an_arm_that_finished_before_the_kill_is_not_trained_again(make_arm, tra
 def test_more_active_latents_than_there_are_is_refused(name, words, make_arm, train, stream):
     with pytest.raises(StudyError, match=words):
         train({"a": make_arm(name, 600)}, stream)
-
-
-def test_a_loss_that_is_not_a_number_names_arm_and_step(make_arm, train, toy):
-    stream, _ = toy(2_000, 16, 32, 3)
-    original = stream.batch
-    stream.batch = lambda start, size: original(start, size) * (float("nan") if start == 64 * 7 else 1.0)
-    with pytest.raises(TrainingError, match=r"toy a: .*nan at step 8 of 60"):
-        train({"a": make_arm("topk")}, stream)
-
-
-def test_an_exploding_loss_is_given_up(make_arm, train, stream):
-    with pytest.raises(TrainingError, match="lower learning_rate"):
-        train({"a": make_arm("topk", learning_rate=1e6)}, stream)
-
-
-def test_learning_rate_rises_stays_and_falls(make_arm, train, stream):
-    _, folders = train({"a": make_arm("topk", tokens=64 * 100, learning_rate=1e-3, warmup_share=0.1, decay_share=0.2)}, stream)
-    rates = [row["learning_rate"] for row in record(folders["a"])]
-    assert rates[0] == pytest.approx(1e-4)
-    assert rates[9:81] == pytest.approx([1e-3] * 72)
-    assert rates[-1] == pytest.approx(1e-3 / 20)
-
-
-def test_learning_rate_follows_the_width_by_default(make_arm, train, stream):
-    _, folders = train({"a": make_arm("topk", learning_rate=None, warmup_share=0.0, decay_share=0.0)}, stream, d_sae=64)
-    assert record(folders["a"])[0]["learning_rate"] == pytest.approx(2e-4 / (64 / 2**14) ** 0.5)

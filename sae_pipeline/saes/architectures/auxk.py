@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sae_pipeline.saes.architectures.sparse import SparseArchitecture, SparseCode
+from sae_pipeline.saes.architectures.sparse import SparseArchitecture
+from sae_pipeline.saes.kernels import SparseCode
 
 
 class AuxKArchitecture(SparseArchitecture):

@@ -19,26 +19,7 @@ from torch import Tensor
 from sae_pipeline.saes.arm import Arm
 from sae_pipeline.saes.inference import InferenceSAE
 from sae_pipeline.saes.initialisation import InputStatistics, decoder_bias, unit_rows
-
-CHUNK = 1_024
-"""Rows encoded at a time: their pre-activations stay in cache until the selection has read them."""
-
-
-class Workspace:
-    """Buffers reused from step to step, and by all arms that train side by side.
-
-    Freshly mapped large tensors cost page faults every step. A buffer's content is undefined when it is asked for.
-    """
-
-    def __init__(self) -> None:
-        self._buffers: dict[tuple, Tensor] = {}
-
-    def get(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """A buffer of this name and shape with the dtype and device of ``like``."""
-        key = (name, shape, like.dtype, like.device)
-        if key not in self._buffers:
-            self._buffers[key] = torch.empty(shape, dtype=like.dtype, device=like.device)
-        return self._buffers[key]
+from sae_pipeline.saes.kernels import CHUNK, Workspace
 
 
 class Architecture(ABC):
@@ -76,7 +57,7 @@ class Architecture(ABC):
         self.b_enc, self.b_dec = parameters["b_enc"], parameters["b_dec"]
         self.latent = {name: parameters[name] for name in self.latent_parameters}
         self.tokens_since_fired = torch.zeros(d_sae, dtype=torch.int64, device=device)
-        self.dead_window = max(1, round(arm.dead_window_share * arm.tokens))
+        self.dead_window = max(1, round(arm.dead_window_share * (arm.tokens if arm.trunk_tokens is None else arm.trunk_tokens)))
         self.W_dec.copy_(unit_rows(d_sae, d_model, arm.init_seed))
         self.W_enc.copy_(self.W_dec.t())
         self.b_dec.copy_(decoder_bias(arm.b_dec_init, statistics))
@@ -119,8 +100,11 @@ class Architecture(ABC):
     def adjust(self, parts: dict[str, float]) -> None:  # noqa: B027 - most architectures have nothing to adjust
         """React to a step that was taken, given the parts of its loss (controllers, constraints)."""
 
-    def calibrate(self) -> None:  # noqa: B027 - most architectures have nothing to calibrate
-        """Fix what inference needs once training has ended, on the statistics' sample."""
+    def calibrate(self, sample: Tensor) -> None:  # noqa: B027 - most architectures have nothing to calibrate
+        """Fix what inference needs once training has ended, on a sample (n, d_model) of normalised activations.
+
+        The sample holds no row that the SAE was trained on, because what it has learned fits those better than others.
+        """
 
     def extra_state(self) -> dict[str, Tensor]:
         """State beside parameters and counters that a checkpoint must hold."""
@@ -130,11 +114,6 @@ class Architecture(ABC):
         """Restore what :meth:`extra_state` gave."""
 
     # ------------------------------------------------------------------ what all share
-
-    def project_decoder_gradient(self) -> None:
-        """Remove the part of W_dec's gradient along each row, which would only change the norm that is reset anyway."""
-        gradient = self.gradient["W_dec"]
-        gradient.addcmul_((gradient * self.W_dec).sum(1, keepdim=True), self.W_dec, value=-1)
 
     def normalise_decoder(self) -> None:
         """Give the rows of W_dec unit norm again after a step."""
@@ -149,29 +128,33 @@ class Architecture(ABC):
         """(d_sae,) bool: silent for the arm's dead window."""
         return self.tokens_since_fired >= self.dead_window
 
-    def sample_pre_activations(self) -> Iterator[Tensor]:
-        """Pre-activations (rows, d_sae) of the statistics' sample, block by block; a block is overwritten by the next."""
-        for rows in self.statistics.sample.split(CHUNK):
+    def sample_pre_activations(self, sample: Tensor) -> Iterator[Tensor]:
+        """Pre-activations (rows, d_sae) of a normalised sample (n, d_model), block by block; a block is overwritten by the next."""
+        for rows in sample.split(CHUNK):
             centred = rows.to(self.parameters) - self.b_dec
             out = self.workspace.get("pre", self.parameters, len(rows), self.d_sae)
             yield torch.addmm(self.b_enc, centred, self.W_enc, out=out)
 
-    def sample_count(self, l0: float) -> int:
-        """How many active latents the whole sample has when each of its tokens has ``l0`` on average."""
-        return round(l0 * len(self.statistics.sample))
-
-    def folded(self, activation: str, metadata: dict[str, Any], *, k: int | None = None, threshold: Tensor | None = None) -> InferenceSAE:
+    def folded(
+        self,
+        activation: str,
+        metadata: dict[str, Any],
+        *,
+        k: int | None = None,
+        threshold: Tensor | None = None,
+        r_mag: Tensor | None = None,
+        b_mag: Tensor | None = None,
+    ) -> InferenceSAE:
         """An inference SAE for raw inputs x = x_normalised / s.
 
-        With W_enc and W_dec unchanged, b_enc / s, b_dec / s and threshold / s the latents come out divided by s and the
-        reconstruction is the normalised one divided by s: exactly the same function in raw units.
+        With W_enc, W_dec and r_mag unchanged and the biases and threshold divided by s, the latents come out divided by s
+        and the reconstruction is the normalised one divided by s: exactly the same function in raw units.
         """
         scale = self.statistics.scale
         copied = {"W_enc": self.W_enc, "b_enc": self.b_enc / scale, "W_dec": self.W_dec, "b_dec": self.b_dec / scale}
-        return InferenceSAE(
-            **{name: tensor.detach().float().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in copied.items()},
-            activation=activation,
-            k=k,
-            threshold=None if threshold is None else (threshold / scale).float().cpu().clone(),
-            metadata=metadata,
-        )
+        if threshold is not None:
+            copied["threshold"] = threshold / scale
+        if r_mag is not None and b_mag is not None:
+            copied |= {"r_mag": r_mag, "b_mag": b_mag / scale}
+        tensors = {name: tensor.detach().float().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in copied.items()}
+        return InferenceSAE(**tensors, activation=activation, k=k, metadata=metadata)

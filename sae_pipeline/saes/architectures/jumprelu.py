@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from sae_pipeline.saes.architectures.sparse import ByLatent, SparseCode
 from sae_pipeline.saes.architectures.steered import SteeredArchitecture
 from sae_pipeline.saes.calibration import threshold_keeping
 from sae_pipeline.saes.inference import InferenceSAE
+from sae_pipeline.saes.kernels import ByLatent, SparseCode, encode_above
 from sae_pipeline.saes.sparsity import SparsityController
 
 BANDWIDTH = 0.1
@@ -44,7 +44,7 @@ class JumpReLU(SteeredArchitecture):
     def select(self, centred: Tensor) -> SparseCode:
         """Pre-activations above the threshold, unshrunk, and those below it that the kernel reaches, with value 0."""
         half = self._bandwidth / 2
-        code = self.above(centred, self.threshold - half)
+        code = encode_above(centred, self.W_enc, self.b_enc, self.threshold - half, self.workspace)
         distance = code.values - self.threshold[code.latents]
         return code._replace(values=code.values.masked_fill(distance <= 0, 0), near=distance < half)
 
@@ -65,14 +65,14 @@ class JumpReLU(SteeredArchitecture):
         """Scale the thresholds, within their bound."""
         self.threshold.mul_(1 + amount).clamp_min_(self._least)
 
-    def calibrate(self) -> None:
+    def calibrate(self, sample: Tensor) -> None:
         """Multiply all thresholds by one constant, so that the sample's mean L0 is the target.
 
         Steering leaves a few per cent, because a batch's L0 is noisy and weights move until the last step. A latent is
         active when pre / threshold exceeds the constant, so the constant is an order statistic of that ratio.
         """
-        scores = (pre / self.threshold for pre in self.sample_pre_activations())
-        self.threshold.mul_(threshold_keeping(scores, self.sample_count(self.target_l0)))
+        scores = (pre / self.threshold for pre in self.sample_pre_activations(sample))
+        self.threshold.mul_(threshold_keeping(scores, round(self.target_l0 * len(sample))))
 
     def export(self, metadata: dict[str, Any]) -> InferenceSAE:
         """JumpReLU with the trained thresholds."""

@@ -1,4 +1,4 @@
-"""What architectures with a sparsity penalty share (ReLU, JumpReLU): a coefficient steered to the arm's target L0."""
+"""What architectures with a sparsity penalty share (ReLU, Gated, JumpReLU): a coefficient steered to the arm's target L0."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from sae_pipeline.saes.architectures.sparse import SparseArchitecture, SparseCode
+from sae_pipeline.saes.architectures.sparse import SparseArchitecture
 from sae_pipeline.saes.calibration import threshold_keeping
+from sae_pipeline.saes.kernels import SparseCode
 from sae_pipeline.saes.sparsity import SparsityController
 
 
@@ -36,7 +37,8 @@ class SteeredArchitecture(SparseArchitecture):
         A run of a few hundred steps has no time to come down from half of the dictionary, which is where random
         weights start, so both steered architectures begin at their target.
         """
-        return threshold_keeping(self.sample_pre_activations(), self.sample_count(self.target_l0))
+        sample = self.statistics.sample
+        return threshold_keeping(self.sample_pre_activations(sample), round(self.target_l0 * len(sample)))
 
     def further_terms(self, centred: Tensor, error: Tensor, code: SparseCode) -> tuple[float, dict[str, float]]:
         """The penalty; its gradients are already in :meth:`backward`."""
@@ -56,3 +58,30 @@ class SteeredArchitecture(SparseArchitecture):
     def load_extra_state(self, state: dict[str, Tensor]) -> None:
         """Restore the controller."""
         self.controller.load_state(state["controller"])
+
+
+class BiasSteeredArchitecture(SteeredArchitecture):
+    """An L1 penalty, with encoder biases in the place of thresholds: a latent is active above -b_enc."""
+
+    def start(self) -> None:
+        """Begin with biases that give the target L0, and the penalty whose shrinkage is a tenth of that bias."""
+        threshold = self.initial_threshold()
+        self.b_enc.fill_(-threshold)
+        self.controller = SparsityController(self.target_l0, start=0.2 * max(threshold, 1e-3 * self.statistics.rms) / self.spread)
+
+    def raise_thresholds(self, amount: float) -> None:
+        """Lower the encoder biases."""
+        self.b_enc.sub_(amount * self.statistics.rms)
+
+    def active_scores(self, pre: Tensor) -> Tensor:
+        """Pre-activations (rows, d_sae), -inf where a latent stays inactive whatever its bias."""
+        return pre
+
+    def calibrate(self, sample: Tensor) -> None:
+        """Shift all encoder biases by one constant, so that the sample's mean L0 is the target.
+
+        Steering leaves a few per cent, because a batch's L0 is noisy and weights move until the last step.
+        """
+        lowest = -10 * self.statistics.rms  # Far below any bias in use; reached only by a target of all latents.
+        scores = (self.active_scores(pre) for pre in self.sample_pre_activations(sample))
+        self.b_enc.sub_(threshold_keeping(scores, round(self.target_l0 * len(sample)), lowest))

@@ -1,0 +1,349 @@
+"""Training steps measured beside the tools they replace and the product they cannot do without, in one run.
+
+    python benchmarks/train.py --build-peers                          # builds the other tools' environments first
+    python benchmarks/train.py --output benchmarks/results/train-cpu.json
+    python benchmarks/train.py --rows topk-512x4096-b1024 --json | tail -n 1
+    python benchmarks/train.py --device cuda                          # the row of a GPU
+    python benchmarks/train.py --render benchmarks/results/train-cpu.json
+
+All tools train on the same activations in memory, from the same parameters, with Adam at the same rate, and take turns
+(see side_by_side.py). Nothing is timed before the tools' losses have been compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import shutil
+import statistics
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from peers import DICTIONARY_LEARNING, SAELENS, SPARSIFY
+from side_by_side import REPOSITORY, Peer, Worker, machine, paired
+from training_rows import ARMS, ARMS_ROW, CUDA_ROWS, LIKE_PEERS, ROWS, Row, Written, write_activations
+from training_table import rendered
+
+LEARNING_RATE = 3e-4
+BATCHES = 8
+"""Distinct batches in memory; they are handed out again and again."""
+YARDSTICK = 1_024
+"""Side of the matrices whose product is a yardstick."""
+BANDWIDTH = 0.1
+"""JumpReLU's, in units of a coordinate's root mean square, which is 1 here."""
+DEAD_TOKENS = 10_000_000
+"""When a latent counts as dead, in every tool: later than anything measured here, so nobody pays for AuxK."""
+TOTAL_STEPS = 10**6
+"""Length that the schedules are told: the rate is constant throughout."""
+TOLERANCE = {"same": 0.05, "steered": 0.25}
+"""Largest relative difference between the tools' squared errors on held-out rows: where loss and sparsity are the same,
+and where each tool has a sparsity term of its own."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One way of training: a script, the environment it runs in, and settings.
+
+    Attributes:
+        peer: None is this project.
+        architectures: those that it has; empty means all.
+    """
+
+    script: str
+    peer: Peer | None = None
+    architectures: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def python(self) -> str | None:
+        """The interpreter, or None where its environment was not built."""
+        return sys.executable if self.peer is None else self.peer.python
+
+
+OURS = {
+    "ours": Tool("our_training.py"),
+    "ours, plain torch": Tool("our_training.py", variables={"SAE_KERNELS": "torch"}),
+    "ours, numba": Tool("our_training.py", variables={"SAE_KERNELS": "numba"}),
+}
+"""The engine as it chooses for itself, and with its kernels prescribed."""
+
+PEER_TOOLS = {
+    "sae-lens": Tool("saelens_training.py", SAELENS),
+    "sae-lens, sparse": Tool("saelens_training.py", SAELENS, ("topk",), {"sparse": True}),
+    "sae-lens, autocast": Tool("saelens_training.py", SAELENS, (), {"autocast": True}),
+    "dictionary_learning": Tool("dictionary_learning_training.py", DICTIONARY_LEARNING),
+    "sparsify": Tool("sparsify_training.py", SPARSIFY, ("topk",)),
+}
+CUDA_TOOLS = ("sparsify",)
+"""Peers of the GPU's row: the one that has kernels for a GPU."""
+
+BUILD = "python benchmarks/train.py --build-peers"
+
+CONDITIONS = {
+    "all": f"float32 parameters, Adam at {LEARNING_RATE:g} without warm-up, activations in memory, no data loading, logging or checkpoints; no latent "
+    "is dead yet, so no auxiliary loss acts",
+    "limit": "the product of the batch with the encoder alone, in float32 and in bfloat16, the faster of whole and in pieces of 1,024 rows",
+    "ours": "Run.take_step: the step of the trainer, loss record included; kernels as the engine chooses them",
+    "sae-lens": "SAETrainer.step as its fit calls it; 'sparse' is use_sparse_activations, which trains "
+    "only with rescale_acts_by_decoder_norm off; 'autocast' is its bfloat16 autocast",
+    "dictionary_learning": "the trainer's own update; its running threshold, which starts at step 1,000, is not reached",
+    "sparsify": "the body of Trainer.fit for one hook point with optimizer=adam, float32 matmul precision 'high' as it sets it",
+    "losses": f"squared error on held-out rows over their variance, before training, half way and after the compared steps; within {TOLERANCE['same']:.0%} "
+    f"where loss and sparsity are the same in all tools ({', '.join(LIKE_PEERS)}), within {TOLERANCE['steered']:.0%} elsewhere, or the row is marked",
+    "gated": "dictionary_learning trains Gated and JumpReLU with Adam's first moment off",
+}
+
+
+def main() -> None:
+    """Parse, build, measure, print."""
+    arguments = parsed()
+    if arguments.render:
+        print(rendered(json.loads(arguments.render.read_text())))
+        return
+    if arguments.build_peers:
+        for peer in (SAELENS, DICTIONARY_LEARNING, SPARSIFY):
+            say(f"building {peer.environment} for {peer.name}; minutes the first time")
+            peer.build()
+    arguments.scratch.mkdir(parents=True, exist_ok=True)
+    found = measure(arguments)
+    print(rendered(found))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+    if arguments.json:
+        print(json.dumps(found))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every row, as one object."""
+    result: dict[str, Any] = {
+        "benchmark": "train", "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(), "device": arguments.device,
+        "threads": arguments.threads, "rounds": arguments.rounds, "compared_steps": arguments.steps, "conditions": CONDITIONS, "rows": {},
+    }  # fmt: skip
+    reason = not_measurable(arguments.device)
+    for row in chosen_rows(arguments):
+        if reason:
+            result["rows"][row.name] = {"row": asdict(row), "not_measured": reason}
+            continue
+        result["rows"][row.name] = measure_row(row, arguments)
+        say(f"{row.name}: {in_short(result['rows'][row.name])}")
+    if arguments.device == "cpu":
+        if arguments.arms:
+            result["arms"] = measure_arms(arguments)
+        if not arguments.rows:
+            for row in CUDA_ROWS:
+                result["rows"][row.name] = {"row": asdict(row), "not_measured": "a row of a GPU; run with --device cuda on a machine that has one"}
+    result["machine"]["load_after"] = machine()["load_before"]
+    return result
+
+
+def chosen_rows(arguments: argparse.Namespace) -> list[Row]:
+    """The rows asked for, at the size asked for."""
+    available = ROWS if arguments.device == "cpu" else CUDA_ROWS
+    rows = [row for row in available if not arguments.rows or row.name in arguments.rows]
+    if arguments.rows and len(rows) < len(set(arguments.rows)):
+        raise SystemExit(f"--rows: expected some of {', '.join(row.name for row in available)}, found {', '.join(arguments.rows)}")
+    if not arguments.quick:
+        return rows
+    return list({row.name: row for row in (row.tiny() for row in rows)}.values())
+
+
+def not_measurable(device: str) -> str | None:
+    """Why nothing can be measured on this device, or None."""
+    import torch
+
+    return "this machine has no CUDA device" if device == "cuda" and not torch.cuda.is_available() else None
+
+
+def tools_for(row: Row, arguments: argparse.Namespace) -> tuple[dict[str, Tool], dict[str, str]]:
+    """The tools that train this row, ours first, and why others are missing."""
+    tools = dict(OURS) if arguments.device == "cpu" else {"ours": OURS["ours"]}
+    if importlib.util.find_spec("numba") is None:
+        tools.pop("ours, numba", None)
+    missing = {}
+    for name, tool in PEER_TOOLS.items():
+        assert tool.peer is not None
+        if tool.peer.name not in arguments.peers or (tool.architectures and row.architecture not in tool.architectures):
+            continue
+        if arguments.device == "cuda" and name not in CUDA_TOOLS:
+            continue
+        if tool.python is None:
+            missing[name] = f"no environment {tool.peer.environment}; build it with `{BUILD}`, or name an interpreter in {tool.peer.variable}"
+        else:
+            tools[name] = tool
+    return tools, missing
+
+
+def base_setup(row: Row, arguments: argparse.Namespace, folder: Path, written: Written) -> dict[str, Any]:
+    """What all workers of a row are told."""
+    return asdict(row) | {
+        "widths": row.widths, "lr": LEARNING_RATE, "warmup_steps": 0, "decay_steps": 0, "total_steps": TOTAL_STEPS, "dead_tokens": DEAD_TOKENS,
+        "bandwidth": BANDWIDTH, "threads": arguments.threads, "device": arguments.device, "seed": 0, "scratch": str(folder),
+        "activations": str(written.activations), "held_out": str(written.held_out), "variance": written.variance,
+        "initial": str(folder / "initial.npz"), "options": {}, "strength": 1.0, "writes_initial": False, "arms": False,
+    }  # fmt: skip
+
+
+def measure_row(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row: the tools' losses compared, then rounds of all tools, each starting with another one."""
+    folder = arguments.scratch / f"train-{row.name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    say(f"{row.name}: writing activations")
+    written = write_activations(folder, row.d_in, BATCHES * row.batch, row.batch, n_features=2 * row.d_in, l0=row.sparsity, seed=0)
+    tools, missing = tools_for(row, arguments)
+    setup = base_setup(row, arguments, folder, written)
+    try:
+        with ExitStack() as stack:
+            limit = stack.enter_context(Worker("encoder_limit.py", sys.executable, setup, folder))
+            workers: dict[str, Worker] = {}
+            for name, tool in tools.items():
+                own = {"name": name.replace(", ", "-").replace(" ", "-"), "options": tool.options, "writes_initial": name == "ours"}
+                assert tool.python is not None
+                workers[name] = stack.enter_context(Worker(tool.script, tool.python, setup | own, folder, own["name"], tool.variables))
+                if name == "ours":  # the others begin with its parameters
+                    workers[name].ready()
+            for worker in (limit, *(worker for name, worker in workers.items() if name != "ours")):
+                worker.ready()
+            losses = {name: trajectory(name, worker, row, arguments.steps) for name, worker in workers.items()}
+            measured: dict[str, list[dict[str, Any]]] = {name: [] for name in (*workers, "limit", "yardsticks")}
+            for n in range(arguments.rounds):
+                say(f"{row.name}: round {n + 1} of {arguments.rounds}")
+                if arguments.device == "cpu":
+                    measured["yardsticks"].append(limit.ask("yardsticks", size=YARDSTICK))
+                measured["limit"].append(limit.ask("limit"))
+                names = list(workers)
+                for name in names[n % len(names) :] + names[: n % len(names)]:
+                    result = workers[name].ask("run", seconds=arguments.seconds, least=2)
+                    measured[name].append(result | {"rate": result["tokens"] / result["seconds"]})
+        return summarised(row, measured, losses, workers, missing)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def trajectory(name: str, worker: Worker, row: Row, steps: int) -> list[dict[str, float]]:
+    """Errors on held-out rows before, half way through and after the first ``steps`` steps."""
+    say(f"{row.name}: comparing losses, {name}")
+    found = []
+    for share in (0, steps // 2, steps - steps // 2):
+        if share:
+            worker.ask("train", steps=share)
+        found.append({field: value for field, value in worker.ask("evaluate").items() if field in ("steps", "nmse", "l0")})
+    return found
+
+
+def summarised(
+    row: Row, measured: dict[str, list[dict[str, Any]]], losses: dict[str, list[dict[str, float]]], workers: dict[str, Worker], missing: dict[str, str]
+) -> dict[str, Any]:
+    """A row's object."""
+    tolerance = TOLERANCE["same" if row.architecture in LIKE_PEERS else "steered"]
+    tools = {}
+    for name, worker in workers.items():
+        rates = [each["rate"] for each in measured[name]]
+        tools[name] = {
+            "tokens_per_second": statistics.median(rates), "slowest": min(rates), "fastest": max(rates),
+            "milliseconds_per_step": 1e3 * row.batch / statistics.median(rates), "loaded_mib": worker.resident_mib,
+            "peak_mib": max(each["peak_mib"] for each in measured[name]), "losses": losses[name], **worker.about,
+        }  # fmt: skip
+        if "device_peak_mib" in measured[name][0]:
+            tools[name]["device_peak_mib"] = max(each["device_peak_mib"] for each in measured[name])
+        if name != "ours":
+            tools[name]["ours_is_times_faster"] = paired(measured["ours"], measured[name], "rate")
+            tools[name]["loss_difference"] = loss_difference(losses["ours"], losses[name])
+            tools[name]["losses_agree"] = tools[name]["loss_difference"] <= tolerance
+    peers = {name: tool for name, tool in tools.items() if name not in OURS}
+    fractions = {
+        dtype: statistics.median(
+            limit[f"{dtype}_seconds"] / (row.batch / ours["rate"]) for limit, ours in zip(measured["limit"], measured["ours"], strict=True)
+        )
+        for dtype in ("float32", "bfloat16")
+    }
+    return {
+        "row": asdict(row),
+        "ours": tools["ours"],
+        "ours_by_kernels": {name: tools[name] for name in OURS if name != "ours" and name in tools},
+        "peers": peers | {name: {"missing": reason} for name, reason in missing.items()},
+        "ratio_to_best_peer": min((peer["ours_is_times_faster"] for peer in peers.values()), default=None),
+        "best_peer": min(peers, key=lambda name: peers[name]["ours_is_times_faster"], default=None),
+        "fraction_of_limit": fractions,
+        "losses_agree": all(tool["losses_agree"] for name, tool in tools.items() if name != "ours"),
+        "tolerance": tolerance,
+        "limit_milliseconds": {dtype: 1e3 * statistics.median(each[f"{dtype}_seconds"] for each in measured["limit"]) for dtype in fractions},
+        "yardsticks": {
+            name: statistics.median(each[name] for each in measured["yardsticks"])
+            for name in (measured["yardsticks"][0] if measured["yardsticks"] else {})
+            if name != "peak_mib"
+        },
+    }
+
+
+def loss_difference(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> float:
+    """Largest relative difference of the squared error at any of the compared steps."""
+    return max(abs(b["nmse"] / a["nmse"] - 1) for a, b in zip(ours, theirs, strict=True))
+
+
+def measure_arms(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Several arms on one stream against the same arms one after the other."""
+    row, count, steps = (ARMS_ROW.tiny(), 3, 3) if arguments.quick else (ARMS_ROW, ARMS, 12)
+    folder = arguments.scratch / "train-arms"
+    shutil.rmtree(folder, ignore_errors=True)
+    written = write_activations(folder, row.d_in, 2 * BATCHES * row.batch, row.batch, n_features=2 * row.d_in, l0=row.sparsity, seed=0)
+    setup = base_setup(row, arguments, folder, written) | {"name": "arms", "arms": True}
+    try:
+        with Worker("our_training.py", sys.executable, setup, folder, "arms") as worker:
+            worker.ready()
+            measured: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+            for n in range(arguments.rounds + 1):
+                say(f"{count} arms: round {n} of {arguments.rounds}")
+                for together in (True, False) if n % 2 else (False, True):
+                    result = worker.ask("arms", count=count, steps=steps, together=together)
+                    if n:  # the first round warms up
+                        measured[together].append(result)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "row": asdict(row), "arms": count, "steps": steps,
+        "together_over_apart": paired(measured[True], measured[False], "seconds"),
+        "together_tokens_per_second": statistics.median(each["tokens"] / each["seconds"] for each in measured[True]),
+        "apart_tokens_per_second": statistics.median(each["tokens"] / each["seconds"] for each in measured[False]),
+        "together_peak_mib": max(each["peak_mib"] for each in measured[True]), "apart_peak_mib": max(each["peak_mib"] for each in measured[False]),
+    }  # fmt: skip
+
+
+def in_short(row: dict[str, Any]) -> str:
+    """A row for the progress."""
+    ratio = f", {row['ratio_to_best_peer']:.2f} times {row['best_peer']}" if row["best_peer"] else ""
+    return f"{row['ours']['tokens_per_second']:,.0f} activations/s{ratio}, {row['fraction_of_limit']['float32']:.2f} of the float32 limit"
+
+
+def say(text: str) -> None:
+    """Progress, apart from the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"instead of all: {', '.join(row.name for row in ROWS)}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of every tool; 1 is the primary figure")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="least time of one tool's turn, at least two steps")
+    parser.add_argument("--steps", type=int, default=20, help="after which the tools' losses are compared")
+    parser.add_argument("--peers", nargs="*", choices=(peers := [peer.name for peer in (SAELENS, DICTIONARY_LEARNING, SPARSIFY)]), default=peers)
+    parser.add_argument("--arms", action=argparse.BooleanOptionalAction, default=True, help=f"measure {ARMS} arms on one stream too")
+    parser.add_argument("--quick", action="store_true", help="tiny rows: whether everything runs, not how fast")
+    parser.add_argument("--build-peers", action="store_true", help="build the peers' environments where they are missing")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--output", type=Path, help="write the same object to a file")
+    parser.add_argument("--render", type=Path, metavar="FILE", help="print the table of such a file and measure nothing")
+    parser.add_argument("--scratch", type=Path, default=REPOSITORY / "build" / "benchmarks", help="for activations")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

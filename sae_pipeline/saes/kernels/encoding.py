@@ -1,0 +1,153 @@
+"""Encoding and selection in one pass, so that the dense (n_tokens, d_sae) pre-activations never exist.
+
+Wide float32 rows are encoded twice. A bfloat16 product, several times faster, says which latents might be chosen; those
+few are then computed again in float32, and the choice is made among these exact values. ``bounds`` proves for every
+latent that is dropped that float32 would have dropped it too, so the result is that of float32 up to the order of its
+sums: exact ties apart, the same latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sae_pipeline.saes.kernels.bounds import ErrorModel, Rounded, error_model, rounded, row_bounds
+from sae_pipeline.saes.kernels.choice import numba_for, preselects
+from sae_pipeline.saes.kernels.code import SparseCode, row_starts
+from sae_pipeline.saes.kernels.sums import sampled_product
+from sae_pipeline.saes.kernels.workspace import Workspace
+
+CHUNK = 512
+"""Rows encoded at a time: their pre-activations stay in cache until the selection has read them."""
+
+MARGIN = 64
+"""Latents beyond k that plain torch looks at in a row before it reads the row again."""
+
+
+def encode_topk(rows: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, workspace: Workspace) -> SparseCode:
+    """The k largest pre-activations rows @ W_enc + b_enc of every row; negative ones among them become entries of value 0.
+
+    The code's tensors may be buffers of the workspace, valid until the next encoding.
+
+    Args:
+        rows: (n_tokens, d_model), contiguous.
+        W_enc: (d_model, d_sae), the transposed view of a contiguous matrix.
+        b_enc: (d_sae,).
+        k: at most d_sae.
+    """
+    n, d_sae = len(rows), W_enc.shape[1]
+    values = workspace.get("values", rows, n, k)
+    latents = workspace.get("latents", rows, n, k, dtype=torch.int64)
+    if not preselects(rows):
+        for part in _parts(n):
+            pre = workspace.get("pre", rows, len(rows[part]), d_sae)
+            torch.addmm(b_enc, rows[part], W_enc, out=pre)
+            torch.topk(pre, k, dim=1, sorted=False, out=(values[part], latents[part]))
+        values.relu_()
+    else:
+        w = rounded("weights", W_enc.t(), workspace)
+        model = error_model(w, b_enc)
+        for part, x, pre in _approximate(rows, w, b_enc, workspace):
+            if compiled := numba_for(rows):
+                compiled.select_topk(pre, x, w, b_enc, model, k, latents[part], values[part])
+            else:
+                _select_topk(pre, x, w, b_enc, model, k, latents[part], values[part])
+    starts = torch.arange(0, n * k + 1, k, device=rows.device)
+    return SparseCode(starts, latents.view(-1), values.view(-1))
+
+
+def encode_above(rows: Tensor, W_enc: Tensor, b_enc: Tensor, threshold: Tensor | float, workspace: Workspace) -> SparseCode:
+    """All entries whose pre-activation rows @ W_enc + b_enc exceeds ``threshold`` (one number or (d_sae,)), with it as value.
+
+    Shapes as in :func:`encode_topk`; entries by ascending latent. The memory is that of the entries found.
+    """
+    n, d_sae = len(rows), W_enc.shape[1]
+    counts = workspace.get("counts", rows, n, dtype=torch.int64)
+    pieces: list[tuple[Tensor, Tensor]] = []
+    if not preselects(rows):
+        for part in _parts(n):
+            pre = workspace.get("pre", rows, len(rows[part]), d_sae)
+            torch.addmm(b_enc, rows[part], W_enc, out=pre)
+            above = pre > threshold
+            counts[part] = above.sum(1)
+            places = above.view(-1).nonzero().view(-1)
+            pieces.append((places % d_sae, pre.view(-1)[places]))
+    else:
+        w = rounded("weights", W_enc.t(), workspace)
+        thresholds = torch.as_tensor(threshold, dtype=rows.dtype, device=rows.device).expand(d_sae).contiguous()
+        # With the threshold taken off the bias every latent is compared to zero, where bfloat16 stores most precisely.
+        shifted = b_enc - thresholds
+        model = error_model(w, shifted)
+        pages = [0] * torch.get_num_threads()
+        for part, x, pre in _approximate(rows, w, shifted, workspace):
+            if compiled := numba_for(rows):
+                pieces += compiled.select_above(pre, x, w, b_enc, thresholds, model, workspace, pages, counts[part])
+            else:
+                pieces.append(_select_above(pre, x, w, b_enc, thresholds, model, counts[part]))
+    return SparseCode(row_starts(counts), torch.cat([latents for latents, _ in pieces]), torch.cat([values for _, values in pieces]))
+
+
+def _parts(n: int) -> Iterator[slice]:
+    return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
+
+
+def _approximate(rows: Tensor, w: Rounded, bias: Tensor, workspace: Workspace) -> Iterator[tuple[slice, Rounded, Tensor]]:
+    """Parts of the batch with their approximate pre-activations (rows, d_sae), which the next part overwrites."""
+    all_rows, low_bias = rounded("rows", rows, workspace), bias.to(torch.bfloat16)
+    for part in _parts(len(rows)):
+        x = Rounded(*(tensor[part] for tensor in all_rows))
+        if rows.device.type == "cuda":
+            # A bfloat16 result may have been summed in bfloat16 there, for which the bound does not hold.
+            yield part, x, torch.mm(x.low, w.low.t(), out_dtype=torch.float32).add_(bias)
+        else:
+            pre = workspace.get("pre", rows, len(x.low), len(w.low), dtype=torch.bfloat16)
+            yield part, x, torch.addmm(low_bias, x.low, w.low.t(), out=pre)
+
+
+def _select_topk(pre: Tensor, x: Rounded, w: Rounded, bias: Tensor, model: ErrorModel, k: int, latents: Tensor, values: Tensor) -> None:
+    """Exact top-k from approximate values, as :func:`numba_rows.select_topk` but with one bound for all latents of a row."""
+    looked_at = min(k + MARGIN, pre.shape[1])
+    high, places = pre.topk(looked_at, dim=1, sorted=False)
+    kth = high.float().kthvalue(looked_at - k + 1, dim=1).values
+    # At least k exact values reach kth less its error, so an entry that stays below that with its own error is out.
+    reach = kth - kth.abs() * model.stored - 2 * row_bounds(x, model)
+    least = (reach - 2 * reach.abs() * model.stored).unsqueeze(1)
+    possible = ~(high < least)  # not >=, so that NaN stays and the loss says so
+    _choose(possible, places, x, w, bias, k, latents, values)
+    if looked_at < pre.shape[1]:
+        # Where all that was looked at is possible there may be more.
+        again = possible.all(1).nonzero().view(-1)
+        if len(again):
+            chosen, exact = latents[again], values[again]
+            possible = ~(pre[again] < least[again])
+            places = torch.arange(pre.shape[1], device=pre.device).expand(possible.shape)
+            _choose(possible, places, Rounded(*(tensor[again] for tensor in x)), w, bias, k, chosen, exact)
+            latents[again], values[again] = chosen, exact
+
+
+def _choose(possible: Tensor, places: Tensor, x: Rounded, w: Rounded, bias: Tensor, k: int, latents: Tensor, values: Tensor) -> None:
+    """The k largest exact values of every row among its possible places; both (rows, candidates)."""
+    candidates = places[possible]
+    exact = torch.full(possible.shape, -torch.inf, device=bias.device)
+    exact[possible] = _exact(x, w, bias, row_starts(possible.sum(1)), candidates)
+    best = exact.topk(k, dim=1, sorted=False)
+    values.copy_(best.values).relu_()
+    torch.gather(places, 1, best.indices, out=latents)
+
+
+def _select_above(pre: Tensor, x: Rounded, w: Rounded, bias: Tensor, threshold: Tensor, model: ErrorModel, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Exact entries above the threshold from approximate differences to it; see :func:`threads.select_above`."""
+    possible = ~(pre < (row_bounds(x, model) * -(1 + 2 * model.stored)).unsqueeze(1))
+    candidates = possible.view(-1).nonzero().view(-1) % pre.shape[1]
+    starts = row_starts(possible.sum(1))
+    exact = _exact(x, w, bias, starts, candidates)
+    kept = ~(exact <= threshold[candidates])
+    torch.diff(row_starts(kept)[starts], out=counts)
+    return candidates[kept], exact[kept]
+
+
+def _exact(x: Rounded, w: Rounded, bias: Tensor, starts: Tensor, latents: Tensor) -> Tensor:
+    """Float32 pre-activations at the entries of compressed sparse rows."""
+    return sampled_product(x.exact, w.exact, SparseCode(starts, latents, torch.empty_like(latents, dtype=bias.dtype))).add_(bias[latents])
