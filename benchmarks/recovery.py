@@ -5,7 +5,7 @@
     python benchmarks/recovery.py --render benchmarks/results/recovery.json
 
 Every tool begins with the same parameters, sees the same activations in the same order and takes the same number of steps
-with Adam at the same rate. Two figures per tool: explained variance of held-out activations, and the mean over planted
+of Adam, at the rate that was best for it among the same few on a seed of its own. Two figures per tool: explained variance of held-out activations, and the mean over planted
 features of the largest cosine with a decoder row. Where L0 is set by a coefficient, a peer's coefficient is searched until
 its L0 is that of ours. Intervals are those of the paired difference over seeds (Student's t, 95 %).
 """
@@ -17,26 +17,28 @@ import json
 import math
 import shutil
 import statistics
-import sys
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from peers import DICTIONARY_LEARNING, SAELENS, SPARSIFY
 from side_by_side import REPOSITORY, Worker, machine
-from train import BANDWIDTH, PEER_TOOLS
+from train import BANDWIDTH, PEER_TOOLS, Tool, say
 from training_rows import LIKE_PEERS, Row, write_activations
 
 PROBLEM = {"d_in": 64, "d_sae": 256, "batch": 512, "sparsity": 8}
-"""Width, latents, activations per step and k or target L0; a quarter as many features are planted as there are values in
-a batch of directions of this width that are told apart easily."""
+"""Width, latents, activations per step and k or target L0."""
 FEATURES = 192
 """Planted features: fewer than latents, so that a full recovery is possible."""
-STEPS = {"topk": 3_000, "batchtopk": 3_000, "matryoshka": 3_000, "relu": 3_000, "jumprelu": 3_000, "gated": 3_000}
-LEARNING_RATE = 1e-3
+ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "relu", "jumprelu", "gated")
+STEPS = 3_000
+RATES = (1e-3, 2e-3, 4e-3)
+"""Learning rates that every tool may choose from: tools that clip their gradients take longer steps at the same rate."""
+TUNING_SEED = 1_000
 WARMUP_SHARE, DECAY_SHARE, DEAD_SHARE = 0.05, 0.2, 0.1
 """Schedule and dead window, as shares of the budget, in every tool that has them."""
 L0_TOLERANCE, MOST_TRIALS = 0.05, 6
@@ -48,8 +50,8 @@ TOOLS = {name: tool for name, tool in PEER_TOOLS.items() if name in ("sae-lens",
 """One way of training per peer: the others differ in speed."""
 
 CONDITIONS = {
-    "all": f"Adam at {LEARNING_RATE:g}, warm-up over {WARMUP_SHARE:.0%} and linear decay over the last {DECAY_SHARE:.0%} of the steps; latents are dead after "
-    f"{DEAD_SHARE:.0%} of the tokens, with AuxK where a tool has it; latents chosen as in training",
+    "all": f"Adam at the best of {RATES} for each tool and architecture, found on another seed; warm-up over {WARMUP_SHARE:.0%} and linear decay "
+    f"over the last {DECAY_SHARE:.0%} of the steps; latents are dead after {DEAD_SHARE:.0%} of the tokens, with AuxK where a tool has it; latents chosen as in training",
     "sparsify": "its own schedule decays from the end of the warm-up; auxk_alpha = 1/32",
     "dictionary_learning": "Gated and JumpReLU with Adam's first moment off, as it trains them",
 }
@@ -76,79 +78,105 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every architecture, seed and tool."""
     folder = arguments.scratch / "recovery"
     shutil.rmtree(folder, ignore_errors=True)
-    tools = {name: tool for name, tool in TOOLS.items() if tool.peer is not None and tool.peer.name in arguments.peers and tool.python is not None}
-    architectures: dict[str, Any] = {}
+    tools = {"ours": Tool("our_training.py")}
+    tools |= {name: tool for name, tool in TOOLS.items() if tool.peer is not None and tool.peer.name in arguments.peers and tool.python is not None}
     try:
-        with ExitStack() as stack:
-            workers: dict[str, Worker] = {}
-            for architecture in arguments.architectures:
-                runs: dict[str, list[dict[str, float]]] = {}
-                for seed in range(arguments.seeds):
-                    setup, directions = problem(folder / f"{architecture}-{seed}", architecture, seed, arguments)
-                    print(f"{architecture}, seed {seed}", file=sys.stderr, flush=True)
-                    ours = trained(stack, workers, "ours", "our_training.py", sys.executable, setup | {"writes_initial": True}, directions)
-                    runs.setdefault("ours", []).append(ours)
-                    for name, tool in tools.items():
-                        if not tool.architectures or architecture in tool.architectures:
-                            assert tool.python is not None
-                            own = setup | {"options": {"auxk": 1 / 32}}
-                            matched = at_l0(ours["l0"], stack, workers, name, tool.script, tool.python, own, directions)
-                            runs.setdefault(name, []).append(matched)
-                architectures[architecture] = compared(runs)
+        with Bench(folder, arguments.steps) as bench:
+            architectures = {
+                architecture: bench.compare(
+                    architecture,
+                    {name: tool for name, tool in tools.items() if not tool.architectures or architecture in tool.architectures},
+                    arguments,
+                )
+                for architecture in arguments.architectures
+            }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {
         "benchmark": "recovery", "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(), "problem": PROBLEM | {"features": FEATURES},
-        "steps": arguments.steps or STEPS, "seeds": arguments.seeds, "architectures": architectures, "conditions": CONDITIONS,
+        "steps": arguments.steps, "seeds": arguments.seeds, "architectures": architectures, "conditions": CONDITIONS,
     }  # fmt: skip
 
 
-def problem(folder: Path, architecture: str, seed: int, arguments: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray]:
-    """Activations of a seed on disk, and what every worker is told."""
+class Bench(ExitStack):
+    """Every tool's process, started when it is first needed."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        super().__init__()
+        self.folder, self.steps = folder, steps
+        self.workers: dict[str, Worker] = {}
+
+    def compare(self, architecture: str, tools: dict[str, Tool], arguments: argparse.Namespace) -> dict[str, Any]:
+        """One architecture: rates are chosen on one seed, then every other seed is trained by all."""
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in tools}
+        rates: dict[str, float] = {}
+        strengths = dict.fromkeys(tools, 1.0)
+        say(f"{architecture}: choosing rates")
+        for name, tool in tools.items():
+            tuning = problem(self.folder / f"{architecture}-rates", architecture, TUNING_SEED, self.steps)
+            tried = []
+            for rate in arguments.rates:
+                run = self.at_l0(name, tool, tuning, rate, PROBLEM["sparsity"], strengths[name])
+                strengths[name] = run["strength"]
+                tried.append((run["explained_variance"], rate))
+            rates[name] = max(tried)[1]
+        for seed in range(arguments.seeds):
+            say(f"{architecture}: seed {seed}")
+            given = problem(self.folder / f"{architecture}-{seed}", architecture, seed, self.steps)
+            for name, tool in tools.items():
+                target = runs["ours"][seed]["l0"] if name != "ours" else PROBLEM["sparsity"]
+                runs[name].append(self.at_l0(name, tool, given, rates[name], target, strengths[name]))
+        return compared(runs) | {"rates": rates}
+
+    def at_l0(self, name: str, tool: Tool, given: Problem, rate: float, target: float, strength: float) -> dict[str, float]:
+        """A training with the strength of the sparsity term at which its L0 is nearest to the target; ours steers by itself."""
+        tried: list[dict[str, float]] = []
+        while len(tried) < MOST_TRIALS:
+            tried.append(self.train(name, tool, given, rate, strength))
+            if name == "ours" or given.setup["architecture"] in LIKE_PEERS or abs(tried[-1]["l0"] / target - 1) <= L0_TOLERANCE:
+                break
+            strength = next_strength(tried, target)
+        return min(tried, key=lambda run: abs(math.log(max(run["l0"], 1e-3) / target)))
+
+    def train(self, name: str, tool: Tool, given: Problem, rate: float, strength: float) -> dict[str, float]:
+        """One training and its figures. Ours writes the initial parameters that the others read, so it goes first."""
+        setup = given.setup | {"lr": rate, "strength": strength, "writes_initial": name == "ours"}
+        if name in self.workers:
+            self.workers[name].ask("restart", **setup)
+        else:
+            assert tool.python is not None
+            self.workers[name] = self.enter_context(Worker(tool.script, tool.python, setup, self.folder, name))
+            self.workers[name].ready()
+        worker = self.workers[name]
+        worker.ask("train", steps=self.steps - 1)  # some tools' schedules end a step before the budget does
+        found = worker.ask("evaluate")
+        decoder = Path(setup["scratch"]) / f"{name}.npy"
+        worker.ask("decoder", path=str(decoder))
+        return {
+            "explained_variance": 1 - found["nmse"], "l0": found["l0"], "strength": strength,
+            "mean_max_cosine": mean_max_cosine(np.load(decoder), given.directions),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a worker is told, and the planted directions (n, d_in) that it is not told."""
+
+    setup: dict[str, Any]
+    directions: NDArray[np.float32]
+
+
+def problem(folder: Path, architecture: str, seed: int, steps: int) -> Problem:
+    """Activations of a seed on disk."""
     row = Row(architecture, **PROBLEM)
-    steps = arguments.steps or STEPS[architecture]
     written = write_activations(folder, row.d_in, min(steps, 512) * row.batch, 16 * row.batch, FEATURES, row.sparsity, seed)
-    return asdict(row) | {
-        "widths": row.widths, "lr": arguments.rate, "warmup_steps": round(WARMUP_SHARE * steps), "decay_steps": round(DECAY_SHARE * steps),
-        "total_steps": steps, "dead_tokens": round(DEAD_SHARE * steps * row.batch), "bandwidth": BANDWIDTH, "threads": 1, "device": "cpu", "seed": seed,
+    setup = asdict(row) | {
+        "widths": row.widths, "warmup_steps": round(WARMUP_SHARE * steps), "decay_steps": round(DECAY_SHARE * steps), "total_steps": steps,
+        "dead_tokens": round(DEAD_SHARE * steps * row.batch), "bandwidth": BANDWIDTH, "threads": 1, "device": "cpu", "seed": seed,
         "scratch": str(folder), "activations": str(written.activations), "held_out": str(written.held_out), "variance": written.variance,
-        "initial": str(folder / "initial.npz"), "name": "arm", "options": {}, "strength": 1.0, "writes_initial": False, "arms": False,
-    }, written.directions  # fmt: skip
-
-
-def trained(
-    stack: ExitStack, workers: dict[str, Worker], name: str, script: str, python: str, setup: dict[str, Any], directions: np.ndarray
-) -> dict[str, float]:
-    """One training in a tool's process, which is started when it is first needed."""
-    folder = Path(setup["scratch"])
-    if name in workers:
-        workers[name].ask("restart", **setup)
-    else:
-        workers[name] = stack.enter_context(Worker(script, python, setup, folder.parent, name))
-        workers[name].ready()
-    worker = workers[name]
-    # The schedule of a tool may end a step before the budget does.
-    worker.ask("train", steps=setup["total_steps"] - 1)
-    found = worker.ask("evaluate")
-    worker.ask("decoder", path=str(folder / f"{name}.npy"))
-    return {
-        "explained_variance": 1 - found["nmse"], "l0": found["l0"], "strength": setup["strength"],
-        "mean_max_cosine": mean_max_cosine(np.load(folder / f"{name}.npy"), directions),
+        "initial": str(folder / "initial.npz"), "name": "arm", "options": {"auxk": 1 / 32}, "arms": False,
     }  # fmt: skip
-
-
-def at_l0(
-    target: float, stack: ExitStack, workers: dict[str, Worker], name: str, script: str, python: str, setup: dict[str, Any], directions: np.ndarray
-) -> dict[str, float]:
-    """A peer's training with the strength of its sparsity term at which its L0 is nearest to the target."""
-    tried: list[dict[str, float]] = []
-    strength = 1.0
-    while len(tried) < MOST_TRIALS:
-        tried.append(trained(stack, workers, name, script, python, setup | {"strength": strength}, directions))
-        if setup["architecture"] in LIKE_PEERS or abs(tried[-1]["l0"] / target - 1) <= L0_TOLERANCE:
-            break
-        strength = next_strength(tried, target)
-    return min(tried, key=lambda run: abs(math.log(max(run["l0"], 1e-3) / target)))
+    return Problem(setup, written.directions)
 
 
 def next_strength(tried: list[dict[str, float]], target: float) -> float:
@@ -199,20 +227,19 @@ def interval(differences: list[float]) -> dict[str, float | None]:
 
 def rendered(found: dict[str, Any]) -> str:
     """A table in Markdown."""
-    size, steps = found["problem"], found["steps"]
-    longest = max(steps.values()) if isinstance(steps, dict) else steps
+    size = found["problem"]
     lines = [
         f"{found['date']}: {size['features']} planted features in {size['d_in']} dimensions, d_sae {size['d_sae']}, {size['sparsity']} active, "
-        f"{longest * size['batch']:,} tokens at most, {found['seeds']} seeds. Differences are ours minus the peer's, with 95 % intervals over seeds.",
+        f"{found['steps'] * size['batch']:,} tokens, {found['seeds']} seeds. Differences are ours minus the peer's, with 95 % intervals over seeds.",
         "",
-        "| architecture | tool | L0 | explained variance | difference | mean max cosine | difference |",
-        "|---|---|---|---|---|---|---|",
+        "| architecture | tool | rate | L0 | explained variance | difference | mean max cosine | difference |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for architecture, result in found["architectures"].items():
         for name, tool in result["tools"].items():
             mark = "" if tool.get("l0_matched", True) else " (not matched)"
             lines.append(
-                f"| {architecture} | {name} | {tool['l0']:.2f}{mark} | {tool['explained_variance']:.4f} | {_words(tool.get('ours_minus_explained_variance'))} "
+                f"| {architecture} | {name} | {result['rates'][name]:g} | {tool['l0']:.2f}{mark} | {tool['explained_variance']:.4f} | {_words(tool.get('ours_minus_explained_variance'))} "
                 f"| {tool['mean_max_cosine']:.4f} | {_words(tool.get('ours_minus_mean_max_cosine'))} |"
             )
     return "\n".join([*lines, "", *(f"- {name}: {condition}." for name, condition in found["conditions"].items())])
@@ -228,10 +255,10 @@ def _words(difference: dict[str, float] | None) -> str:
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--architectures", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
     parser.add_argument("--seeds", type=int, choices=(1, *STUDENT), default=3)
-    parser.add_argument("--rate", type=float, default=LEARNING_RATE)
-    parser.add_argument("--steps", type=int, help="of every training, instead of the architecture's")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="that each tool may choose from")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of every training")
     parser.add_argument("--peers", nargs="*", choices=(peers := [peer.name for peer in (SAELENS, DICTIONARY_LEARNING, SPARSIFY)]), default=peers)
     parser.add_argument("--build-peers", action="store_true", help="build the peers' environments where they are missing")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")

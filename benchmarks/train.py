@@ -237,7 +237,11 @@ def trajectory(name: str, worker: Worker, row: Row, steps: int) -> list[dict[str
 
 
 def summarised(
-    row: Row, measured: dict[str, list[dict[str, Any]]], losses: dict[str, list[dict[str, float]]], workers: dict[str, Worker], missing: dict[str, str]
+    row: Row,
+    measured: dict[str, list[dict[str, Any]]],
+    losses: dict[str, list[dict[str, float]]],
+    workers: dict[str, Worker],
+    missing: dict[str, str],
 ) -> dict[str, Any]:
     """A row's object."""
     tolerance = TOLERANCE["same" if row.architecture in LIKE_PEERS else "steered"]

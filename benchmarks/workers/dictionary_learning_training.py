@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -81,10 +82,15 @@ def _settings(setup: dict[str, Any], coefficient: float) -> dict[str, Any]:
         return {"k": setup["sparsity"]}
     if setup["architecture"] == "matryoshka":
         widths = [0, *setup["widths"]]
-        return {"k": setup["sparsity"], "group_fractions": [(b - a) / setup["d_sae"] for a, b in zip(widths[:-1], widths[1:], strict=True)]}
+        return {"k": setup["sparsity"], "group_fractions": [(b - a) / setup["d_sae"] for a, b in pairwise(widths)]}
     if setup["architecture"] == "jumprelu":
         # Its penalty steers to the target by itself: the square of the relative deviation.
-        return {"bandwidth": setup["bandwidth"], "target_l0": setup["sparsity"] / setup["strength"], "sparsity_penalty": setup["variance"], "sparsity_warmup_steps": None}
+        return {
+            "bandwidth": setup["bandwidth"],
+            "target_l0": setup["sparsity"] / setup["strength"],
+            "sparsity_penalty": setup["variance"],
+            "sparsity_warmup_steps": None,
+        }
     return {"l1_penalty": coefficient * setup["variance"] ** 0.5, "sparsity_warmup_steps": None}
 
 

@@ -16,6 +16,7 @@ import torch
 from protocol import MIB, Actions
 from torch import Tensor
 
+
 class Trainee(Protocol):
     """An SAE in one tool's hands."""
 

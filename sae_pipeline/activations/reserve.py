@@ -41,17 +41,17 @@ def reserved_per_block(usable_per_block: Tensor) -> Tensor:
 
 
 def read_reserve(rows: ActivationRows, reserved: Tensor, half: int) -> Tensor:
-    """The first (0) or second (1) half of the reserve as float32 (n, d_model), in the order of the corpus."""
-    cut = int(reserved.sum()) // 2
-    wanted = (0, cut) if half == 0 else (cut, int(reserved.sum()))
-    parts, place = [], 0
-    for block in reserved.nonzero().squeeze(1).tolist():
-        kept = int(reserved[block])
-        low, high = max(wanted[0] - place, 0), min(wanted[1] - place, kept)
-        place += kept
+    """One half of the reserve as float32 (n, d_model), in the order of the corpus: of each block's the first (0) or the second (1).
+
+    Where a block's reserve is odd, the halves get the row left over in turn.
+    """
+    parts = []
+    for number, block in enumerate(reserved.nonzero().squeeze(1).tolist()):
+        usable, kept = int(rows.usable_per_block[block]), int(reserved[block])
+        cut = usable - kept + (kept + number % 2) // 2
+        low, high = (usable - kept, cut) if half == 0 else (cut, usable)
         if low < high:
-            usable = int(rows.usable_per_block[block])
-            whole = torch.empty(usable, rows.d_model, dtype=rows.dtype)
+            whole = torch.empty(high, rows.d_model, dtype=rows.dtype)
             rows.read_block(block, whole)
-            parts.append(whole[usable - kept + low : usable - kept + high].float())
+            parts.append(whole[low:].float())
     return torch.cat(parts)

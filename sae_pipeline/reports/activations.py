@@ -126,7 +126,7 @@ def by_depth(statistics: pd.DataFrame, title: str, *, corpora: Sequence[str]) ->
                     continue
                 # side by side, so that bars of corpora do not cover each other
                 at = here["layer"].map(layers.index).to_numpy() + 0.6 * ((n + 0.5) / len(corpora) - 0.5)
-                bars = [here["norm_median"] - here["norm_q05"], here["norm_q95"] - here["norm_median"]]
+                bars = [(here["norm_median"] - here["norm_q05"]).to_numpy(), (here["norm_q95"] - here["norm_median"]).to_numpy()]
                 look = {"color": colours[corpus], "marker": shapes[corpus], "markersize": 5, "linewidth": 1.0}
                 norms.errorbar(at, here["norm_median"], yerr=bars, label=corpus, **look)
                 norms.plot(at, here["norm_max"], linestyle="", marker="_", markersize=7, color=colours[corpus])

@@ -16,8 +16,8 @@ from sae_pipeline.saes.kernels import ByLatent, SparseCode, row_starts, tokens_o
 DIVERSITY_TOKENS = 256
 """Tokens of a batch whose co-active pairs count: thousands of pairs already, and batches are shuffled."""
 
-GROUP_ELEMENTS = 2**22
-"""Numbers held at a time for the decoder rows and cosines of a group of tokens (16 MiB in float32)."""
+GROUP_ELEMENTS = 2**20
+"""Numbers held at a time for the decoder rows and cosines of a group of tokens, at least one (4 MiB in float32: stays in cache)."""
 
 
 def tilted(losses: Tensor, t: float) -> tuple[float, Tensor]:

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from libraries import PEERS, Opened
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from peers import DICTIONARY_LEARNING, SAELENS, SPARSIFY
-
-PEERS = {"saelens": SAELENS, "dictionary_learning": DICTIONARY_LEARNING, "sparsify": SPARSIFY}
-"""By format: the environments, and the versions, that the benchmarks use."""
-
 HERE = Path(__file__).parent
-Opened = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
@@ -50,13 +40,8 @@ def opened(library: Callable[..., str]) -> Callable[[str, Path, dict[str, Tensor
         library(form, f"open_with_{form}.py", str(root))
         tensors, about = load_file(root / "outputs.safetensors"), json.loads((root / "about.json").read_text())
         return {
-            name: {"latents": tensors[f"{name}.latents"], "reconstruction": tensors[f"{name}.reconstruction"], "about": about[name]} for name in inputs
+            name: {"latents": tensors[f"{name}.latents"], "reconstruction": tensors[f"{name}.reconstruction"], "about": about[name]}
+            for name in inputs
         }
 
     return run
-
-
-def agree(found: Tensor, expected: Tensor) -> bool:
-    """Within 1e-5 of the largest value: activations here have a norm near 100."""
-    return bool((found - expected).abs().max() <= 1e-5 * expected.abs().max())
-

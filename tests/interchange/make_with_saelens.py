@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, MatryoshkaBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAEConfig
 from sae_lens.training.activation_scaler import ActivationScaler
+from safetensors.torch import save_file
 
 root, generator = Path(sys.argv[1]), torch.Generator().manual_seed(0)
 D_IN, D_SAE = 24, 57

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from sae_lens import SAE
+from safetensors.torch import load_file, save_file
 
 root = Path(sys.argv[1])
 tensors, about = {}, {}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import PEERS, Opened, agree
+from libraries import PEERS, Opened, agree
 
 from sae_pipeline.saes.architectures import ARCHITECTURES
 from sae_pipeline.saes.arm import WITH_K, Arm
@@ -83,7 +82,9 @@ def inputs(trained: dict[str, InferenceSAE]) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def found(trained: dict[str, InferenceSAE], inputs: dict[str, torch.Tensor], opened: Callable[..., Opened], tmp_path_factory) -> Callable[[str], Opened]:
+def found(
+    trained: dict[str, InferenceSAE], inputs: dict[str, torch.Tensor], opened: Callable[..., Opened], tmp_path_factory
+) -> Callable[[str], Opened]:
     """What a library makes of the exports that it can express; asked once."""
     answers: dict[str, Opened] = {}
 

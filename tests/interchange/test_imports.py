@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PEERS, agree
+from libraries import PEERS, agree
 from safetensors.torch import load_file
 
 from sae_pipeline.saes.formats import FORMATS, recognised

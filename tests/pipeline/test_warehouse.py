@@ -118,7 +118,9 @@ def test_the_inventory_lists_configuration_and_metrics(finished: tuple[str, Path
 
 @pytest.mark.parametrize("form", ["saelens", "dictionary_learning", "sparsify"])
 @pytest.mark.parametrize("label", ["topk-k4-t6144-s0", "batchtopk-k4-t6144-s0", "jumprelu-l4-t6144-s0", "relu-l4-t6144-s0"])
-def test_an_export_opens_as_the_same_sae_in_every_format_that_can_express_it(finished: tuple[str, Path], tmp_path: Path, label: str, form: str) -> None:
+def test_an_export_opens_as_the_same_sae_in_every_format_that_can_express_it(
+    finished: tuple[str, Path], tmp_path: Path, label: str, form: str
+) -> None:
     from sae_pipeline.saes.formats import recognised
     from sae_pipeline.saes.inference import InferenceSAE
 
@@ -161,7 +163,9 @@ def test_a_model_card_says_what_the_sae_is_and_how_good(finished: tuple[str, Pat
     assert (tmp_path / "sae/cfg.json").stat().st_mode == (tmp_path / "sae/sae_weights.safetensors").stat().st_mode
 
 
-def test_a_card_can_be_left_out_and_a_failed_check_leaves_nothing(finished: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_can_be_left_out_and_a_failed_check_leaves_nothing(
+    finished: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = ["export", "MORE.L01.x04.topk-k4-t6144-s0", "--study", finished[0], "--format", "dictionary_learning", "--to"]
     assert CliRunner().invoke(app, [*command, str(tmp_path / "plain"), "--no-card"]).exit_code == 0
     assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == ["ae.pt", "config.json"]

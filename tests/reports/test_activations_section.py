@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+import pytest
 from synthetic_text import activation_statistics, massive_tokens
 
 from sae_pipeline.reports.activations import activations_section
@@ -40,3 +41,9 @@ def test_the_control_says_that_it_is_one() -> None:
 
 def test_a_study_without_activations_says_so() -> None:
     assert section(activation_statistics().iloc[:0]).sentences == ("No activations of this study have been described.",)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_layer_is_drawn_without_a_complaint() -> None:
+    statistics = activation_statistics()
+    assert figure_png(section(statistics[statistics["layer"] == 1]).plots[0].draw())[:4] == b"\x89PNG"

@@ -89,7 +89,9 @@ class Answers(BaseHTTPRequestHandler):
                 if commit not in known:
                     self.send(404, {}, {"X-Error-Code": "RevisionNotFound"})
                 elif "/tree/" in path:
-                    self.send(200, [{"type": "file", "path": f, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for f, c in known[commit].items()])
+                    self.send(
+                        200, [{"type": "file", "path": f, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for f, c in known[commit].items()]
+                    )
                 else:
                     about = {"id": name, "sha": commit, "private": False, "tags": [], "downloads": 0}
                     self.send(200, about | {"siblings": [{"rfilename": file} for file in known[commit]]})

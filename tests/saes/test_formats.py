@@ -355,11 +355,11 @@ def test_tensors_that_do_not_fit_are_named(change: Callable[[dict[str, Tensor]],
 
 
 def test_a_folder_that_is_no_sae_says_what_it_holds(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="cfg.json and sae_weights.safetensors of SAELens .* found nothing"):
+    with pytest.raises(BadInput, match=r"cfg.json and sae_weights.safetensors of SAELens .* found nothing"):
         InferenceSAE.load(tmp_path)
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "layers.1").mkdir()
-    with pytest.raises(BadInput, match="found layers.1/, model.safetensors"):
+    with pytest.raises(BadInput, match=r"found layers.1/, model.safetensors"):
         InferenceSAE.load(tmp_path)
     with pytest.raises(BadInput, match="found no such folder"):
         InferenceSAE.load(tmp_path / "nowhere")

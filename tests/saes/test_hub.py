@@ -77,7 +77,9 @@ def test_what_the_hub_does_not_have_is_one_sentence(hub: ModelHub, sae: Inferenc
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./no/folder", "/no/folder", "a/../b", "a/b/../../etc", "~/sae", ""])
-def test_what_is_neither_a_folder_nor_a_hub_id_is_not_asked_of_the_hub(name: str, hub: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_neither_a_folder_nor_a_hub_id_is_not_asked_of_the_hub(
+    name: str, hub: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput):
         load_sae(name)

@@ -22,8 +22,8 @@ from sae_pipeline.saes.kernels.workspace import Workspace
 CHUNK = 512
 """Rows encoded at a time: their pre-activations stay in cache until the selection has read them."""
 
-MARGIN = 64
-"""Latents beyond k that plain torch looks at in a row before it reads the row again."""
+GROUP = 16
+"""Pre-activations of which plain torch first takes the maximum: k groups that reach a number hold k latents that do."""
 
 
 def encode_topk(rows: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, workspace: Workspace) -> SparseCode:
@@ -107,45 +107,39 @@ def _approximate(rows: Tensor, w: Rounded, bias: Tensor, workspace: Workspace) -
 
 
 def _select_topk(pre: Tensor, x: Rounded, w: Rounded, bias: Tensor, model: ErrorModel, k: int, latents: Tensor, values: Tensor) -> None:
-    """Exact top-k from approximate values, as :func:`numba_rows.select_topk` but with one bound for all latents of a row."""
-    looked_at = min(k + MARGIN, pre.shape[1])
-    high, places = pre.topk(looked_at, dim=1, sorted=False)
-    kth = high.float().kthvalue(looked_at - k + 1, dim=1).values
-    # At least k exact values reach kth less its error, so an entry that stays below that with its own error is out.
-    reach = kth - kth.abs() * model.stored - 2 * row_bounds(x, model)
-    least = (reach - 2 * reach.abs() * model.stored).unsqueeze(1)
-    possible = ~(high < least)  # not >=, so that NaN stays and the loss says so
-    _choose(possible, places, x, w, bias, k, latents, values)
-    if looked_at < pre.shape[1]:
-        # Where all that was looked at is possible there may be more.
-        again = possible.all(1).nonzero().view(-1)
-        if len(again):
-            chosen, exact = latents[again], values[again]
-            possible = ~(pre[again] < least[again])
-            places = torch.arange(pre.shape[1], device=pre.device).expand(possible.shape)
-            _choose(possible, places, Rounded(*(tensor[again] for tensor in x)), w, bias, k, chosen, exact)
-            latents[again], values[again] = chosen, exact
-
-
-def _choose(possible: Tensor, places: Tensor, x: Rounded, w: Rounded, bias: Tensor, k: int, latents: Tensor, values: Tensor) -> None:
-    """The k largest exact values of every row among its possible places; both (rows, candidates)."""
-    candidates = places[possible]
-    exact = torch.full(possible.shape, -torch.inf, device=bias.device)
-    exact[possible] = _exact(x, w, bias, row_starts(possible.sum(1)), candidates)
-    best = exact.topk(k, dim=1, sorted=False)
-    values.copy_(best.values).relu_()
-    torch.gather(places, 1, best.indices, out=latents)
+    """Exact top-k from approximate values, as ``numba_rows.select_topk`` does it but with one bound for all latents of a row."""
+    n, d_sae = pre.shape
+    size = max(1, min(GROUP, d_sae // (2 * k)))
+    # Strided groups, so that the maximum is one vector operation per group member.
+    maxima = pre[:, : d_sae // size * size].unflatten(1, (size, -1)).amax(1)
+    reached = maxima.topk(k, dim=1, sorted=False).values.amin(1).float()
+    # At least k exact values reach this less its error, so an entry that stays below that with its own error is out.
+    reach = reached - reached.abs() * model.stored - 2 * row_bounds(x, model)
+    least = reach - 2 * reach.abs() * model.stored
+    candidates, starts = _places(~(pre < least.unsqueeze(1)))  # not >=, so that NaN stays and the loss says so
+    exact = _exact(x, w, bias, starts, candidates)
+    counts = starts.diff()
+    most = int(counts.max())
+    inside = torch.arange(most, device=pre.device) < counts.unsqueeze(1)
+    padded = torch.full((n, most), -torch.inf, device=pre.device).masked_scatter_(inside, exact)
+    best = padded.topk(k, dim=1, sorted=False)
+    values.copy_(best.values.relu_())
+    latents.copy_(candidates[best.indices.add_(starts[:-1].unsqueeze(1))])
 
 
 def _select_above(pre: Tensor, x: Rounded, w: Rounded, bias: Tensor, threshold: Tensor, model: ErrorModel, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Exact entries above the threshold from approximate differences to it; see :func:`threads.select_above`."""
     possible = ~(pre < (row_bounds(x, model) * -(1 + 2 * model.stored)).unsqueeze(1))
-    candidates = possible.view(-1).nonzero().view(-1) % pre.shape[1]
-    starts = row_starts(possible.sum(1))
+    candidates, starts = _places(possible)
     exact = _exact(x, w, bias, starts, candidates)
     kept = ~(exact <= threshold[candidates])
     torch.diff(row_starts(kept)[starts], out=counts)
     return candidates[kept], exact[kept]
+
+
+def _places(possible: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns of the true entries, row after row, and where every row's begin."""
+    return possible.view(-1).nonzero().view(-1).remainder_(possible.shape[1]), row_starts(possible.sum(1))
 
 
 def _exact(x: Rounded, w: Rounded, bias: Tensor, starts: Tensor, latents: Tensor) -> Tensor:

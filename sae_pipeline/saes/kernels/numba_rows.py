@@ -79,6 +79,24 @@ def _dot(a: Any, b: Any) -> Any:
 
 
 @compiled
+def _products(row: Any, W: Any, places: Any, out: Any, first: Any, last: Any) -> None:
+    """out[e] = row . W[places[e]] for e from first to last, four at a time: their rows are fetched together.
+
+    The last four may repeat a row, so that a product has the same bits wherever in a list it stands.
+    """
+    for e in range(first, last, 4):
+        f, g, h = min(e + 1, last - 1), min(e + 2, last - 1), min(e + 3, last - 1)
+        a, b, c, d = W[places[e]], W[places[f]], W[places[g]], W[places[h]]
+        p = q = r = s = np.float32(0)
+        for j in range(len(row)):
+            p += row[j] * a[j]
+            q += row[j] * b[j]
+            r += row[j] * c[j]
+            s += row[j] * d[j]
+        out[e], out[f], out[g], out[h] = p, q, r, s
+
+
+@compiled
 def _kth_largest(keys: Any, count: Any, k: Any, low: Any, high: Any) -> Any:
     """The k-th largest of the first ``count`` integer keys, all of which lie in [low, high].
 
@@ -153,7 +171,8 @@ def select_topk(
     """
     d_sae = pre.shape[1]
     keys, places = np.empty(d_sae, np.int16), np.empty(d_sae + BLOCK, np.int64)
-    exact, scratch, order = np.empty(d_sae, np.float32), np.empty(d_sae, np.float32), np.empty(d_sae, np.int32)
+    chosen, order = np.empty(d_sae + 1, np.int64), np.empty(d_sae, np.int32)
+    exact, value_of = np.empty(d_sae, np.float32), np.empty(d_sae, np.float32)
     steepness, offset, tiny, W_norm, W_error, stored = model
     guess = LOWEST
     for i in range(first, last):
@@ -177,36 +196,42 @@ def select_topk(
         if least < guess:
             found = _collect(keys, least, places)
         guess = max(least - LOOSE, LOWEST)
-        certain = 0
+        # First those that reach the threshold itself, then whichever of the others reach what these leave open.
+        count = 0
+        for c in range(found):
+            chosen[count] = places[c]
+            count += keys[places[c]] >= low
+        _products(x[i], W, chosen, exact, 0, count)
+        for c in range(count):
+            exact[c] += bias[chosen[c]]
+        bar = _kth_largest_number(exact, order, count, k)
+        certain = count
         for c in range(found):
             j = places[c]
-            if keys[j] >= low:
-                exact[c] = _dot(x[i], W[j]) + bias[j]
-                scratch[certain] = exact[c]
-                certain += 1
-        bar = _kth_largest_number(scratch, order, certain, k)
-        for c in range(found):
-            j = places[c]
-            if keys[j] < low:
-                exact[c] = -np.inf
-                if keys[j] < least:
-                    continue
+            if least <= keys[j] < low:
                 number = _to_number(keys[j])
                 own = (errors[i] + steepness * norms[i]) * W_norms[j] + norms[i] * W_errors[j] + offset + tiny * (1 + norms[i])
                 if number + abs(number) * stored + own >= bar:
-                    exact[c] = _dot(x[i], W[j]) + bias[j]
-                    scratch[certain] = exact[c]
-                    certain += 1
-        bar = _kth_largest_number(scratch, order, certain, k)
-        above = 0
+                    chosen[count] = j
+                    count += 1
+        _products(x[i], W, chosen, exact, certain, count)
+        for c in range(certain, count):
+            exact[c] += bias[chosen[c]]
+        bar = _kth_largest_number(exact, order, count, k)
+        # By ascending latent, so that neither the order nor the choice between exact ties depends on the two lists.
         for c in range(found):
+            value_of[places[c]] = -np.inf
+        above = 0
+        for c in range(count):
+            value_of[chosen[c]] = exact[c]
             above += exact[c] > bar
         ties, kept = k - above, 0
         for c in range(found):
-            if exact[c] > bar or (exact[c] == bar and ties > 0):
-                ties -= exact[c] == bar
+            value = value_of[places[c]]
+            if value > bar or (value == bar and ties > 0):
+                ties -= value == bar
                 latents[i, kept] = places[c]
-                values[i, kept] = max(exact[c], np.float32(0))
+                values[i, kept] = max(value, np.float32(0))
                 kept += 1
 
 
@@ -235,6 +260,7 @@ def select_above(
     d_sae = pre.shape[1]
     keys, places = np.empty(d_sae, np.int16), np.empty(d_sae + BLOCK, np.int64)
     steepness, offset, tiny, W_norm, W_error, stored = model
+    exact = np.empty(d_sae, np.float32)
     kept = 0
     for i in range(first, last):
         if kept + d_sae > len(latents):
@@ -243,17 +269,19 @@ def select_above(
         before = kept
         if common < LARGEST_ERROR:
             _make_keys(pre[i], keys)
-            found = _collect(keys, _to_key(-common - 2 * common * stored), places)
+            found, count = _collect(keys, _to_key(-common - 2 * common * stored), places), 0
             for c in range(found):
                 j = places[c]
                 number = _to_number(keys[j])
                 own = (errors[i] + steepness * norms[i]) * W_norms[j] + norms[i] * W_errors[j] + offset + tiny * (1 + norms[i])
-                if number + abs(number) * stored + own > 0:
-                    value = _dot(x[i], W[j]) + bias[j]
-                    if value > threshold[j]:
-                        latents[kept] = j
-                        values[kept] = value
-                        kept += 1
+                places[count] = j
+                count += number + abs(number) * stored + own > 0
+            _products(x[i], W, places, exact, 0, count)
+            for c in range(count):
+                j = places[c]
+                latents[kept] = j
+                values[kept] = exact[c] + bias[j]
+                kept += values[kept] > threshold[j]
         else:
             latents[kept] = 0
             values[kept] = np.nan
@@ -291,8 +319,7 @@ def _weighted_rows(chosen: Any, weights: Any, rows: Any, total: Any, first: Any,
 def sampled_product(rows: Any, starts: Any, latents: Any, W: Any, out: Any, first: Any, last: Any) -> None:
     """out[e] = rows[i] . W[latent of e] over the entries e of token i."""
     for i in range(first, last):
-        for e in range(starts[i], starts[i + 1]):
-            out[e] = _dot(rows[i], W[latents[e]])
+        _products(rows[i], W, latents, out, starts[i], starts[i + 1])
 
 
 @compiled
@@ -302,8 +329,7 @@ def reconstruction_error(starts: Any, latents: Any, values: Any, W: Any, target:
         _weighted_rows(latents, values, W, error[i], starts[i], starts[i + 1])
         for j in range(error.shape[1]):
             error[i, j] -= target[i, j]
-        for e in range(starts[i], starts[i + 1]):
-            products[e] = _dot(error[i], W[latents[e]])
+        _products(error[i], W, latents, products, starts[i], starts[i + 1])
 
 
 @compiled

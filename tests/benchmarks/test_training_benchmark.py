@@ -1,0 +1,209 @@
+"""The training benchmarks run at tiny sizes with ours alone, print the objects that they promise, and need few packages."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def run(program: str, *options: str) -> tuple[dict[str, Any], str]:
+    """The object on the last line of a program's output, and the table above it."""
+    finished = subprocess.run([sys.executable, str(FOLDER / program), *options, "--json"], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    table, _, last = finished.stdout.strip().rpartition("\n")
+    return json.loads(last), table
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, Path]:
+    """A quick run of one row and of several arms, ours alone."""
+    folder = tmp_path_factory.mktemp("scratch")
+    options = ["--quick", "--rounds", "1", "--seconds", "0.01", "--steps", "4", "--rows", "topk-512x4096-b1024", "--peers"]
+    found, table = run("train.py", *options, "--scratch", str(folder / "work"), "--output", str(folder / "found.json"))
+    return found, table, folder
+
+
+def test_a_row_holds_every_promised_figure(trained: tuple[dict[str, Any], str, Path]) -> None:
+    """Without a peer there is no ratio, and nothing stands in for it."""
+    row = trained[0]["rows"]["topk-32x128-b64"]
+    assert row["peers"] == {}
+    assert row["ratio_to_best_peer"] is None
+    assert set(row["fraction_of_limit"]) == {"float32", "bfloat16"}
+    assert row["ours"]["tokens_per_second"] > 0
+    assert row["ours"]["peak_mib"] > 0
+    assert {"float32_gflops", "bfloat16_gflops", "copy_gb_per_second"} <= set(row["yardsticks"])
+    assert "ours, plain torch" in row["ours_by_kernels"]
+    assert row["losses_agree"]
+
+
+def test_losses_are_compared_from_the_same_parameters(trained: tuple[dict[str, Any], str, Path]) -> None:
+    """Before training the squared error is that of one state; afterwards it is lower."""
+    row = trained[0]["rows"]["topk-32x128-b64"]
+    ours, torch = row["ours"]["losses"], row["ours_by_kernels"]["ours, plain torch"]["losses"]
+    assert [each["steps"] for each in ours] == [0, 2, 4]
+    assert ours[0]["nmse"] == pytest.approx(torch[0]["nmse"], rel=1e-5)
+    assert ours[2]["nmse"] < ours[0]["nmse"]
+    assert ours[0]["l0"] <= 4
+
+
+def test_several_arms_are_timed_together_and_apart(trained: tuple[dict[str, Any], str, Path]) -> None:
+    """The same steps either way."""
+    arms = trained[0]["arms"]
+    assert arms["arms"] == 3
+    assert 0 < arms["together_over_apart"] < 10
+
+
+def test_the_table_comes_from_the_file_and_nothing_else_is_left(trained: tuple[dict[str, Any], str, Path]) -> None:
+    """Rendering the file prints the same table; activations are gone."""
+    _, table, folder = trained
+    finished = subprocess.run(
+        [sys.executable, str(FOLDER / "train.py"), "--render", str(folder / "found.json")], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.strip() == table.strip()
+    assert "| topk-32x128-b64 | 4 |" in table
+    assert not any((folder / "work").iterdir())
+
+
+def test_a_gpu_row_is_marked_where_there_is_no_gpu(tmp_path: Path) -> None:
+    """Not left out, and not measured on something else."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    found, table = run("train.py", "--device", "cuda", "--scratch", str(tmp_path))
+    (row,) = found["rows"].values()
+    assert row["not_measured"] == "this machine has no CUDA device"
+    assert "not measured" in table
+
+
+def test_memory_of_training_is_measured_for_two_caches(tmp_path: Path) -> None:
+    """The second is four times the first; one epoch of each is trained on."""
+    found, table = run(
+        "train_memory.py", "--d-in", "16", "--d-sae", "32", "--k", "2", "--batch", "64", "--tokens", "4096", "--scratch", str(tmp_path)
+    )
+    small, large = found["caches"]
+    assert large["tokens"] == 4 * small["tokens"]
+    assert large["steps"] == 4 * small["steps"] == 256
+    assert large["cache_mib"] > 3.5 * small["cache_mib"]
+    assert found["anonymous_ratio"] == pytest.approx(large["anonymous_mib"] / small["anonymous_mib"])
+    assert f"**{found['peak_ratio']:.3f}**" in table
+
+
+def test_recovery_of_ours_alone(tmp_path: Path) -> None:
+    """Figures per architecture and seed, without a difference where there is no peer."""
+    options = ["--architectures", "topk", "--seeds", "2", "--steps", "30", "--rates", "2e-3", "--peers", "--scratch", str(tmp_path)]
+    found, table = run("recovery.py", *options)
+    topk = found["architectures"]["topk"]
+    assert set(topk["tools"]) == {"ours"}
+    assert len(topk["runs"]["ours"]) == 2
+    assert 0 < topk["tools"]["ours"]["mean_max_cosine"] < 1
+    assert "| topk | ours | 0.002 |" in table
+
+
+def test_recovery_is_complete_when_the_dictionary_is_the_planted_one() -> None:
+    """Whatever the order and the lengths of its rows; a direction that is missing counts with its nearest."""
+    from recovery import mean_max_cosine
+
+    planted = np.eye(3)
+    assert mean_max_cosine(np.array([[0, 0, 5.0], [2.0, 0, 0], [0, 1.0, 0], [1.0, 1.0, 0]]), planted) == pytest.approx(1)
+    assert mean_max_cosine(np.array([[1.0, 0, 0], [0, 1.0, 1.0]]), planted) == pytest.approx((1 + 2 * math.sqrt(0.5)) / 3)
+
+
+def test_intervals_are_those_of_student() -> None:
+    """Differences 1, 2, 3: mean 2, standard deviation 1, half width 4.303 / sqrt(3)."""
+    from recovery import interval
+
+    found = interval([1.0, 2.0, 3.0])
+    assert found["mean"] == 2
+    assert found["high"] == pytest.approx(2 + 4.303 / math.sqrt(3))
+    assert interval([1.0])["low"] is None
+
+
+def test_a_strength_is_searched_between_too_dense_and_too_sparse() -> None:
+    """L0 16 at strength 1 and 4 at strength 4, target 8: half way in logarithms is strength 2."""
+    from recovery import next_strength
+
+    assert next_strength([{"strength": 1.0, "l0": 16.0}, {"strength": 4.0, "l0": 4.0}], 8.0) == pytest.approx(2)
+    assert next_strength([{"strength": 1.0, "l0": 16.0}], 8.0) > 1
+    assert next_strength([{"strength": 1.0, "l0": 4.0}], 8.0) < 1
+
+
+def test_planted_activations_have_the_stated_scale_and_sparsity() -> None:
+    """Unit root mean square; without noise and offset a row is in the span of its few directions."""
+    from training_rows import planted
+
+    rows, directions = planted(2_000, 16, 32, 3, seed=0)
+    assert np.sqrt(np.square(rows).mean()) == pytest.approx(1, abs=1e-4)
+    assert np.linalg.norm(directions, axis=1) == pytest.approx(np.ones(32), abs=1e-5)
+    again, _ = planted(2_000, 16, 32, 3, seed=0)
+    assert np.array_equal(rows, again)
+    other, _ = planted(2_000, 16, 32, 3, seed=1)
+    assert not np.allclose(rows, other)
+
+
+BLOCK = """
+import importlib.metadata, re, sys
+
+def closure(names):
+    found, waiting = set(), list(names)
+    while waiting:
+        name = waiting.pop().lower().replace("-", "_")
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            needed = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        waiting += [re.match(r"[A-Za-z0-9_.-]+", each).group() for each in needed if "extra ==" not in each]
+    return found
+
+allowed = closure(["torch", "numpy", "safetensors"]) | set(sys.stdlib_module_names)
+allowed |= {"sae_pipeline", "protocol", "training_loop", "our_training", "torchgen", "functorch", "jinja2", "mpmath"}
+
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in allowed and not name.startswith("_"):
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+
+sys.meta_path.insert(0, Only())
+import our_training, json
+setup = json.loads(sys.argv[1])
+about, actions = our_training.load(setup)
+actions["train"](steps=2)
+print(actions["evaluate"]()["steps"])
+"""
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "relu", "jumprelu", "gated", "matryoshka"])
+def test_our_trainer_needs_torch_numpy_and_safetensors_alone(architecture: str, tmp_path: Path) -> None:
+    """Every other third-party package is hidden from it; two steps are taken."""
+    import train
+    from training_rows import Row, write_activations
+
+    row = Row(architecture, 16, 32, 64, 2)
+    written = write_activations(tmp_path, row.d_in, 256, 64, n_features=32, l0=2, seed=0)
+    arguments = type("Arguments", (), {"threads": 1, "device": "cpu"})()
+    setup = train.base_setup(row, arguments, tmp_path, written) | {"name": "ours", "writes_initial": True}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER.parent), str(FOLDER / "workers")]), "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run([sys.executable, "-c", BLOCK, json.dumps(setup)], capture_output=True, text=True, env=environment, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == "2"
+    with np.load(tmp_path / "initial.npz") as initial:
+        assert {"W_enc", "b_enc", "W_dec", "b_dec"} <= set(initial.files)
+        assert initial["W_enc"].shape == (16, 32)
