@@ -73,8 +73,9 @@ def _curves(cell: saes.TrainedCell) -> dg.MarkdownMetadataValue:
     from sae_pipeline.reports.style import figure_png
     from sae_pipeline.reports.training import against_tokens
 
-    told = {cell.cell.sae_id(label): {"architecture": arm.architecture, "sparsity": arm.sparsity} for label, arm in cell.cell.arms.items()}
-    curves = pd.DataFrame([row | told[row["sae_id"]] for row in saes.training_rows(cell)])
-    curves["l0_ratio"] = curves["l0"] / curves["sparsity"]
+    arms = {cell.cell.sae_id(label): arm for label, arm in cell.cell.arms.items()}
+    curves = pd.DataFrame(saes.training_rows(cell))
+    curves["architecture"] = [arms[sae_id].architecture for sae_id in curves["sae_id"]]
+    curves["l0_ratio"] = curves["l0"] / [arms[sae_id].sparsity for sae_id in curves["sae_id"]]
     picture = base64.b64encode(figure_png(against_tokens(curves, "Training of the cell's SAEs"))).decode()
     return dg.MetadataValue.md(f"![training curves](data:image/png;base64,{picture})")

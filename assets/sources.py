@@ -27,7 +27,7 @@ def source_asset(study: Study, name: str) -> dg.SourceAsset | dg.AssetsDefinitio
 
     @dg.observable_source_asset(key=key(study, "sources", name), group_name="sources", description=WORDS[declared.kind])
     def observed(home: HomeResource) -> dg.DataVersion:
-        return dg.DataVersion(sources.data_version(StudyContext.open(study, home.open()), name))
+        return dg.DataVersion(sources.observe(StudyContext.open(study, home.open()), name))
 
     return observed
 

@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 from peers import DICTIONARY_LEARNING, SAELENS, SPARSIFY
 from side_by_side import REPOSITORY, Worker, machine
-from train import BANDWIDTH, PEER_TOOLS, Tool, say
+from train import BANDWIDTH, say
 from training_rows import LIKE_PEERS, Row, write_activations
+from training_tools import PEER_TOOLS, Tool
 
 PROBLEM = {"d_in": 64, "d_sae": 256, "batch": 512, "sparsity": 8}
 """Width, latents, activations per step and k or target L0."""

@@ -1,7 +1,7 @@
 """Whether training takes more memory from a larger cache: the same arm, one epoch, from a cache and from one four times as large.
 
     python benchmarks/train_memory.py
-    python benchmarks/train_memory.py --json | tail -n 1
+    python benchmarks/train_memory.py --output benchmarks/results/train-memory.json
 
 Each cache is written by the pipeline's own shard writer and trained from in a process of its own. Two figures per process:
 the peak of its resident memory, pages of mapped files included, and the peak of its anonymous memory, which is what the
@@ -14,6 +14,7 @@ import argparse
 import json
 import shutil
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ TIMES = 4
 def main() -> None:
     """Parse, measure, print."""
     arguments = parsed()
+    if arguments.render:
+        print(rendered(json.loads(arguments.render.read_text())))
+        return
     found = measure(arguments)
     print(rendered(found))
     if arguments.output:
@@ -43,7 +47,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "d_in": arguments.d_in, "d_sae": arguments.d_sae, "batch": arguments.batch, "sparsity": arguments.k, "threads": arguments.threads,
         "shuffle_tokens": arguments.tokens // TIMES, "scratch": str(folder),
     }  # fmt: skip
-    result: dict[str, Any] = {"benchmark": "train_memory", "machine": machine(), "arm": setup | {"scratch": None}, "caches": []}
+    result: dict[str, Any] = {
+        "benchmark": "train_memory",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "arm": setup | {"scratch": None},
+        "caches": [],
+    }
     try:
         for tokens in (arguments.tokens, TIMES * arguments.tokens):
             name = f"cache-{tokens}"
@@ -65,7 +75,7 @@ def rendered(found: dict[str, Any]) -> str:
     """A table in Markdown."""
     arm = found["arm"]
     lines = [
-        f"TopK {arm['d_in']}×{arm['d_sae']}, k = {arm['sparsity']}, batch {arm['batch']}, one epoch, shuffled over {arm['shuffle_tokens']:,} tokens.",
+        f"{found['date']}, {found['machine']['cpu']}: TopK {arm['d_in']}×{arm['d_sae']}, k = {arm['sparsity']}, batch {arm['batch']}, one epoch, shuffled over {arm['shuffle_tokens']:,} tokens.",
         "",
         "| cache | tokens | steps | peak resident MiB | peak anonymous MiB |",
         "|---|---|---|---|---|",
@@ -89,6 +99,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--output", type=Path, help="write the same object to a file")
+    parser.add_argument("--render", type=Path, metavar="FILE", help="print the table of such a file and measure nothing")
     parser.add_argument("--scratch", type=Path, default=REPOSITORY / "build" / "benchmarks", help="for the caches")
     return parser.parse_args()
 

@@ -16,7 +16,8 @@ def rendered(found: dict[str, Any]) -> str:
 
 def heading(found: dict[str, Any]) -> str:
     """Machine, date, versions and the rates of the machine."""
-    about, versions = found["machine"], {}
+    about = found["machine"]
+    versions: dict[str, str] = {}
     for row in found["rows"].values():
         for tool in (row.get("ours", {}), *row.get("peers", {}).values()):
             versions |= tool.get("versions", {})

@@ -106,7 +106,8 @@ def strength(setup: dict[str, Any], state: dict[str, Tensor]) -> float:
 def save_initial_state(path: str, tensors: dict[str, Tensor]) -> None:
     """Write what :func:`initial_state` reads."""
     partial = Path(f"{path}.partial.npz")
-    np.savez(partial, **{name: value.detach().float().cpu().numpy() for name, value in tensors.items()})
+    arrays: dict[str, Any] = {name: value.detach().float().cpu().numpy() for name, value in tensors.items()}
+    np.savez(partial, **arrays)
     partial.rename(path)
 
 

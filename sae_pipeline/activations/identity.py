@@ -126,7 +126,8 @@ def resolve_commit(model: str, revision: str | None) -> str:
             return Path(snapshot_download(model, revision=revision, local_files_only=True, allow_patterns=[])).name
         except Exception:
             raise SubjectError(
-                f"{named}: expected to reach the Hugging Face hub, found: {type(error).__name__} ({_first_line(error)}); connect, or give subject.model the path of a local checkpoint"
+                f"{named}: expected to reach the Hugging Face hub, because there is no folder of that name here, found: "
+                f"{type(error).__name__} ({_first_line(error)}); connect, or give subject.model the path of a local checkpoint"
             ) from None
     if commit is None:
         raise SubjectError(f"{named}: expected the hub to name a commit, found none; pin subject.revision to a commit")

@@ -64,7 +64,6 @@ class Requirement(_Section):
     minimum: int
     optimal: tuple[int, int]
     maximum: int
-    open_ended: bool = Field(description="the source writes the maximum with a plus: it describes nothing beyond, and warns of nothing")
     below: str = Field(description="what follows below the minimum")
     above: str = Field(description="what follows above the maximum")
 

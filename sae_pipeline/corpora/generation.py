@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 
 from sae_pipeline.activations.identity import subject_identity
 from sae_pipeline.activations.subject import SubjectModel
+from sae_pipeline.corpora.divergence import divergence
 from sae_pipeline.corpora.documents import document_hash, encodable
-from sae_pipeline.corpora.sampling import Sample, Sampler, divergence
+from sae_pipeline.corpora.sampling import Sample, Sampler
 from sae_pipeline.errors import SubjectError
 from sae_pipeline.progress import track
 from sae_pipeline.store import digest, file_sha256, storage_errors, write_json

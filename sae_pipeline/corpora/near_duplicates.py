@@ -211,6 +211,12 @@ def duplicate_counts(training: Mapping[str, Sketch], held_out: Mapping[str, Sket
     return table.assign(near_share=table["near"] / table["documents"])
 
 
+def on_both_sides(training: Iterable[Sketch], held_out: Iterable[Sketch]) -> int:
+    """Documents, each counted once, that some training mix and some evaluation set both hold."""
+    trained = {document for sketch in training for document in sketch.hashes}
+    return len({document for sketch in held_out for document in sketch.hashes if document in trained})
+
+
 def _distinct(signatures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distinct rows in order of first appearance, the row each first appears at, and for each row the number of its distinct one.
 

@@ -41,6 +41,11 @@ class DocumentNumbers:
             return self._count - 1
         return self._numbers[slot]
 
+    def add(self, document_hash: str) -> bool:
+        """Number the document; whether it is met for the first time."""
+        known = self._count
+        return self.number(document_hash) == known
+
     def _slot(self, key: int) -> int:
         """The slot that holds the key, or the empty one where it belongs."""
         keys, last = self._keys, len(self._keys) - 1

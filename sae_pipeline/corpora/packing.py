@@ -17,6 +17,7 @@ import numpy as np
 
 from sae_pipeline.corpora.documents import Document, Side
 from sae_pipeline.corpora.numbering import DocumentNumbers
+from sae_pipeline.corpora.tokenization import token_ids
 from sae_pipeline.store.fingerprints import digest
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class PackedSource:
     def _append(self, documents: list[Document], pass_number: int, place: int, used: int) -> None:
         """Tokenise documents and append them to what is pending, without the first ``used`` tokens of the first."""
         separator = [] if self.tokenizer.separator_id is None else [self.tokenizer.separator_id]
-        encoded = [[*ids, *separator] for ids in self._encoded(documents)]
+        encoded = [[*ids, *separator] for ids in token_ids(self.tokenizer, documents)]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         tokens = np.fromiter(chain.from_iterable(encoded), np.int32, int(lengths.sum()))
         owner = np.repeat(np.arange(len(encoded)), lengths)
@@ -215,16 +216,6 @@ class PackedSource:
             self._runs[0].used = used
         self._pending.append((columns[0][used:], columns[1][used:], columns[2][used:]))
         self._pending_tokens += len(columns[0]) - used
-
-    def _encoded(self, documents: list[Document]) -> list[Iterable[int]]:
-        """Token ids of each document: its own, or its text's."""
-        ids: list[Iterable[int]] = [document.ids or () for document in documents]
-        for control_tokens in (False, True):
-            places = [n for n, document in enumerate(documents) if document.ids is None and document.control_tokens == control_tokens]
-            found = self.tokenizer.encode([documents[n].text for n in places], control_tokens=control_tokens)
-            for n, each in zip(places, found, strict=True):
-                ids[n] = each
-        return ids
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from sae_pipeline.corpora.documents import document_hash, encodable
+from sae_pipeline.corpora.documents import encodable
 from sae_pipeline.corpora.near_duplicates import redundant
 
 PREFIX_WORDS = 1_000_000
@@ -37,8 +37,6 @@ REFUSALS_FILE = Path(__file__).with_name("refusals.v1.yaml")
 WHOLE = "whole corpus"
 """Scope of the row for a corpus as a whole; no source can be called so."""
 
-CORPUS_COLUMN = {"corpus": ("training mix, or evaluation set as held_out/<name>; added where the tables of several corpora are stacked", "")}
-
 TEXT_COLUMNS = {
     "documents": ("documents with at least one token in the corpus", "documents"),
     "words": ("lower-cased runs of non-whitespace, over whole documents", "words"),
@@ -49,9 +47,6 @@ TEXT_COLUMNS = {
     "zlib_ratio": ("bytes after zlib (level 6, 1 MiB chunks) / bytes of UTF-8 before; lower is more repetitive", "share"),
     "refusal_rate": ("documents holding a phrase of refusals.v1 / documents", "share"),
 }
-
-TEXT_STATISTICS = {**TEXT_COLUMNS, "duplicate_rate": ("documents whose text was met before / documents", "share")}
-"""What :func:`text_statistics` returns: name, meaning, unit."""
 
 STATISTICS_COLUMNS = {
     "scope": ("'whole corpus', or a source", ""),
@@ -168,21 +163,6 @@ class _Counts:
         }
 
 
-def text_statistics(texts: Iterable[str], *, prefix_words: int = PREFIX_WORDS) -> dict[str, float]:
-    """The figures of :data:`TEXT_STATISTICS` of a stream of documents; a ratio of nothing is NaN.
-
-    Args:
-        texts: documents, read once. Eight bytes are kept of each, to find repeated texts.
-        prefix_words: words over which type-token ratio and 3-gram diversity are taken.
-    """
-    counts, prefix, hashes = _Counts(), _Prefix(prefix_words), array("Q")
-    for text, words, refusal in _read(texts):
-        counts.add(text, words, refusal)
-        prefix.add(words)
-        hashes.append(int(document_hash(text)[:16], 16))
-    return {**counts.result(prefix), "duplicate_rate": _ratio(len(hashes) - len(np.unique(np.asarray(hashes, np.uint64))), len(hashes))}
-
-
 def corpus_statistics(corpus: CorpusText, signatures: np.ndarray, *, prefix_words: int = PREFIX_WORDS) -> pd.DataFrame:
     """One row for the corpus as a whole and one per source, in the order of ``summary["sources"]``; columns :data:`STATISTICS_COLUMNS`.
 
@@ -234,12 +214,8 @@ def left_out(corpus: CorpusText) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(LEFT_OUT_COLUMNS)).astype({"source": str, "reason": str, "records": "int64"})
 
 
-def holds_refusal(text: str) -> bool:
-    """Whether a text holds a phrase of ``refusals.v1`` at word boundaries; case, line breaks and curly apostrophes make no difference."""
-    return _holds_refusal(text.lower().split())
-
-
 def _holds_refusal(words: list[str]) -> bool:
+    """Whether a text holds a phrase of ``refusals.v1`` at word boundaries; case, line breaks and curly apostrophes make no difference."""
     text = " ".join(words).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     # plain search first: it is many times faster than the expression, and most texts hold none
     return any(phrase in text and expression.search(text) for phrase, expression in _refusals())

@@ -9,6 +9,7 @@ wrote out: there the control tokens are meant, and :attr:`TextTokenizer.special_
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from sae_pipeline.store.fingerprints import digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from sae_pipeline.corpora.documents import Document
 
 
 DATE = {"%d": "26", "%m": "07", "%b": "Jul", "%B": "July", "%Y": "2024", "%y": "24", "%a": "Fri", "%A": "Friday", "%H": "00", "%M": "00", "%S": "00"}
@@ -157,3 +160,14 @@ class TextTokenizer:
     def decode(self, ids: list[list[int]]) -> list[str]:
         """Text of each sequence of ids, control tokens spelt out; what is not UTF-8 comes out as replacement characters."""
         return [self._tokenizer.decode(each, skip_special_tokens=False, clean_up_tokenization_spaces=False) for each in ids]
+
+
+def token_ids(tokenizer: TextTokenizer, documents: Sequence[Document]) -> list[list[int]]:
+    """Ids of each document: its own where it has them, else its text's, with control tokens read as such where they are meant."""
+    ids: list[list[int]] = [list(document.ids or ()) for document in documents]
+    for meant in (False, True):
+        places = [place for place, document in enumerate(documents) if document.ids is None and document.control_tokens == meant]
+        encoded = tokenizer.encode([documents[place].text for place in places], control_tokens=meant)
+        for place, found in zip(places, encoded, strict=True):
+            ids[place] = found
+    return ids

@@ -73,7 +73,7 @@ def observe_sources(instance: dg.DagsterInstance, ctx: StudyContext) -> None:
     """Tell Dagster the data version of every source whose text changed; one never observed would block automation."""
     for name in filter(partial(sources.is_external, ctx), ctx.study.sources):
         key = dg.AssetKey([ctx.study.name, "sources", name])
-        version = sources.data_version(ctx, name)
+        version = sources.observe(ctx, name)
         event = instance.fetch_observations(key, limit=1).records
         seen = (event[0].asset_observation.tags or {}).get("dagster/data_version") if event and event[0].asset_observation else None
         if seen != version:

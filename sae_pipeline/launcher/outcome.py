@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+WHAT_TO_DO = "what_to_do"
+"""Metadata of a check that says how to mend what it found."""
+
 COMPUTED, REUSED = "computed", "reused"
 """Metadata keys of a materialisation that a launch adds up: artifacts really produced, and found in the store."""
 

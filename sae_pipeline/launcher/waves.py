@@ -15,7 +15,7 @@ import dagster as dg
 
 from sae_pipeline.errors import BadInput, SaePipelineError
 from sae_pipeline.launcher.instance import event_log_errors, living, observe_sources
-from sae_pipeline.launcher.outcome import COMPUTED, REUSED, Outcome
+from sae_pipeline.launcher.outcome import COMPUTED, REUSED, WHAT_TO_DO, Outcome
 from sae_pipeline.launcher.staleness import materialisable, shares_dimensions, stale_partitions
 from sae_pipeline.stages.context import StudyContext
 
@@ -150,10 +150,11 @@ def _launch(defs: dg.Definitions, instance: dg.DagsterInstance, key: dg.AssetKey
 
 def _unmet(check: Any) -> str:
     """A failed blocking check as a sentence."""
-    figures = ", ".join(f"{name} {value.value}" for name, value in check.metadata.items())
+    figures = ", ".join(f"{name} {value.value}" for name, value in check.metadata.items() if name != WHAT_TO_DO)
+    advice = check.metadata[WHAT_TO_DO].value if WHAT_TO_DO in check.metadata else "change the study"
     return (
         f"expected the check {check.check_name} to pass, found {figures or 'that it does not'}; "
-        "what follows would rest on it, so it was not run: change the study, or look at the asset in `sae-pipeline ui`"
+        f"what follows would rest on it, so it was not run: {advice}, or look at the asset in `sae-pipeline ui`"
     )
 
 

@@ -35,8 +35,10 @@ def training_section(training: pd.DataFrame, saes: pd.DataFrame) -> Section:
     title = "Training"
     if training.empty:
         return Section("training", title, ("No training of this study has been recorded.",))
-    curves = training.merge(saes[["sae_id", "mix", "layer", "architecture", "sparsity"]], on="sae_id")
-    curves["l0_ratio"] = curves["l0"] / curves["sparsity"]
+    # A loss part is called sparsity, too: what an SAE was asked for has another name here.
+    wanted = saes[["sae_id", "mix", "layer", "architecture", "sparsity"]].rename(columns={"sparsity": "wanted_l0"})
+    curves = training.merge(wanted, on="sae_id")
+    curves["l0_ratio"] = curves["l0"] / curves["wanted_l0"]
     ended = curves.sort_values("step", kind="stable").groupby("sae_id", sort=False).tail(1)
     dead = ended[ended["dead_share"] > DEAD_SHARE_WARNING]
     missed = saes[_missed(saes) > L0_TOLERANCE]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_pipeline.stages import slices, subject
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.stages.sources import data_version, open_source
+from sae_pipeline.stages.sources import data_version, open_source, require_unchanged
 from sae_pipeline.store import Artifact, digest
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def build(ctx: StudyContext, lane: str) -> Artifact:
     """Read, split, tokenise and pack the text of a lane; a killed build goes on from its last block.
 
     Raises:
-        SourceError: a source cannot be read or has fewer tokens than its share asks for.
+        SourceError: a source cannot be read, changes while it is read, or has fewer tokens than its share asks for.
     """
     model = subject.need(ctx)
     fingerprint, inputs = _identity(ctx, lane, model.tokenizer_hash)
@@ -69,6 +69,7 @@ def build(ctx: StudyContext, lane: str) -> Artifact:
 
         model.verify()
         part = _slice(ctx, lane)
+        require_unchanged(ctx, part["sources"])
         summary = build_corpus(
             draft.path,
             sources={name: open_source(ctx, name) for name in part["sources"]},
@@ -80,4 +81,5 @@ def build(ctx: StudyContext, lane: str) -> Artifact:
             side=side(ctx, held_out=part["held_out"]),
             repeat=ctx.study.corpus.repeat,
         )
+        require_unchanged(ctx, part["sources"])
         return draft.publish(summary, content=content_hash(draft.path))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_pipeline.errors import StudyError
-from sae_pipeline.stages import slices, sources, subject
+from sae_pipeline.errors import BadInput, StudyError, SubjectError
+from sae_pipeline.stages import commits, slices, sources, subject
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, Draft, digest
 from sae_pipeline.study.schema import Retrieved, SelfGenerated, TracIn
@@ -32,7 +33,10 @@ def _inputs(ctx: StudyContext, name: str) -> dict[str, Any]:
         inputs["subject"] = subject.fingerprint(ctx)
     if isinstance(declared, Retrieved):
         inputs["source"] = sources.data_version(ctx, declared.source)
+        inputs["template"] = sources.template(ctx, declared.source)
         inputs["order"] = ctx.study.corpus.seed
+        if declared.method == "dense" and declared.encoder != "subject":
+            inputs["encoder"] = _encoder_identity(ctx, declared.encoder)
         if declared.rerank is not None:
             inputs["sae"] = _sae_content(declared.rerank)
     return inputs
@@ -48,11 +52,38 @@ def _sae_content(rerank: TracIn) -> str:
     return files_digest(files, relative_to=folder)
 
 
+def _encoder_identity(ctx: StudyContext, encoder: str) -> dict[str, str]:
+    """The contents of a local encoder, or hub id and commit of another."""
+    if Path(encoder).is_dir():
+        from sae_pipeline.corpora.sources.file_contents import folder_digest
+
+        return {"content": folder_digest(Path(encoder))}
+    # the library's own models may be named without their owner
+    repository = encoder if "/" in encoder else f"sentence-transformers/{encoder}"
+    return {"model": repository, "commit": commits.settled(ctx, "encoder", repository, None, partial(_asked_commit, repository))}
+
+
+def _asked_commit(repository: str) -> str:
+    from sae_pipeline.activations.identity import resolve_commit
+
+    try:
+        return resolve_commit(repository, None)
+    except SubjectError as error:
+        raise BadInput(
+            f"encoder: expected 'subject', a local folder or a sentence-transformers model that the hub has, found {repository}, "
+            f"whose commit it does not tell ({type(error.__context__ or error).__name__}); correct the name, connect, or name a local folder"
+        ) from error
+
+
 def check(ctx: StudyContext, name: str) -> None:
-    """Refuse a derived source that cannot be made, as far as can be told before anything runs (StudyError)."""
+    """Refuse a derived source that cannot be made, as far as can be told before anything runs (StudyError, BadInput)."""
     declared = ctx.study.sources[name]
-    if isinstance(declared, Retrieved) and declared.rerank is not None:
+    if not isinstance(declared, Retrieved):
+        return
+    if declared.rerank is not None:
         _sae_content(declared.rerank)
+    if declared.method == "dense" and declared.encoder != "subject":
+        _encoder_identity(ctx, declared.encoder)
 
 
 def fingerprint(ctx: StudyContext, name: str) -> str:
@@ -88,7 +119,10 @@ def make(ctx: StudyContext, name: str) -> Artifact:
         if isinstance(declared, SelfGenerated):
             return draft.publish(_generate(ctx, declared, draft))
         assert isinstance(declared, Retrieved)
-        return draft.publish(_retrieve(ctx, declared, draft))
+        sources.require_unchanged(ctx, [declared.source])
+        summary = _retrieve(ctx, declared, draft)
+        sources.require_unchanged(ctx, [declared.source])
+        return draft.publish(summary)
 
 
 def _generate(ctx: StudyContext, declared: SelfGenerated, draft: Draft) -> dict[str, Any]:
@@ -142,7 +176,8 @@ def _encoder(ctx: StudyContext, declared: Retrieved, device: str) -> Encoder:
     from sae_pipeline.corpora.retrieval.dense import SentenceEncoder, SubjectEncoder
 
     if declared.encoder != "subject":
-        return SentenceEncoder(declared.encoder, device)
+        known = _encoder_identity(ctx, declared.encoder)
+        return SentenceEncoder(known.get("model", declared.encoder), device, known.get("commit"))
     model, tokenizer = _reader(ctx, device)
     layer = model.n_layers // 2 if declared.layer is None else declared.layer
     return SubjectEncoder(model, tokenizer, model.hook_name("resid_post", layer), ctx.study.activations.context_length)

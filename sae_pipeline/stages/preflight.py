@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from sae_pipeline.stages import derived, sources, warm_starts
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import cells, d_sae_of
 from sae_pipeline.study.preset_writing import giver
+
+BYTES_PER_TOKEN = 12
+"""Of a corpus: token id, document and position, int32 each."""
 
 SIZES = {"n_layers": ("num_hidden_layers", "n_layer"), "d_model": ("hidden_size", "n_embd"), "context": ("max_position_embeddings", "n_positions")}
 """Where Hugging Face configurations keep the sizes a study has to fit, under their two families of names."""
@@ -29,6 +33,7 @@ def preflight(ctx: StudyContext) -> None:
     from sae_pipeline.analysis.rubrics import load_rubric
 
     load_rubric(ctx.study.analysis.rubric)
+    _corpora_fit(ctx)
     sizes = _subject_sizes(ctx)
     if sizes:
         _fits(ctx, sizes)
@@ -50,6 +55,17 @@ def _home_is_writable(root: Path) -> None:
         raise StorageError(
             f"SAE_HOME: expected a folder that can be written, found {root} ({error.strerror}); choose another with SAE_HOME=/path"
         ) from None
+
+
+def _corpora_fit(ctx: StudyContext) -> None:
+    """Refuse a corpus that is larger than the whole disk; what is nearly full is told when it is written."""
+    largest = max(ctx.study.activations.tokens, *(declared.tokens for declared in ctx.study.held_out.values()))
+    size = shutil.disk_usage(ctx.home.existing_root).total
+    if BYTES_PER_TOKEN * largest > size:
+        raise BadInput(
+            f"{ctx.home.root}: expected a disk that holds a corpus of {largest:,} tokens ({BYTES_PER_TOKEN * largest / 1e9:,.0f} GB), "
+            f"found one of {size / 1e9:,.0f} GB; lower activations.tokens or point SAE_HOME to a larger disk"
+        )
 
 
 def _subject_sizes(ctx: StudyContext) -> dict[str, Any] | None:

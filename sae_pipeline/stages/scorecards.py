@@ -10,6 +10,9 @@ from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, digest
 from sae_pipeline.study import HookPoint, d_sae_of, expansion_key
 
+NULLABLE = {"k": "Int64", "target_l0": float, "trunk_tokens": "Int64", "warm_start": "string", "warm_start_content": "string"}
+"""Types of columns that may be null in every row."""
+
 
 def _identity(ctx: StudyContext, mix: str, point: HookPoint, cells: list[Artifact]) -> tuple[str, dict[str, Any]]:
     inputs = {
@@ -58,7 +61,7 @@ def draw(ctx: StudyContext, mix: str, point: HookPoint) -> Artifact:
                 frame.insert(0, "sae_id", [trained.cell.sae_id(label) for label in frame.pop("arm")])
                 frame.insert(2, "kind", [ctx.study.held_out[name].kind for name in frame["evaluation_set"]])
                 metrics.append(frame)
-        table = pd.DataFrame(described).astype({"k": "Int64", "target_l0": float} if described else {})
+        table = pd.DataFrame(described).astype(NULLABLE if described else {})
         rows = pd.concat(metrics, ignore_index=True) if metrics else pd.DataFrame()
         table.to_parquet(draft.path / "saes.parquet", index=False)
         rows.to_parquet(draft.path / "sae_metrics.parquet", index=False)

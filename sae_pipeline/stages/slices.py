@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from sae_pipeline.analysis.rubric_files import rubric_path
+from sae_pipeline.corpora.chat import TEMPLATES_VERSION
+from sae_pipeline.corpora.sources.records import READER_VERSION
 from sae_pipeline.stages.warm_starts import contents_in_place_of_paths
 from sae_pipeline.store import digest, file_sha256
 from sae_pipeline.study import Study
-from sae_pipeline.study.schema import External, Files, HuggingFace, Retrieved, SelfGenerated
+from sae_pipeline.study.schema import External, Files, HuggingFace, Records, Retrieved, SelfGenerated
 
 VERSIONS = {
     "subject": 1,
     "generated": 1,
-    "retrieved": 1,
-    "corpus": 2,
-    "text": 1,
+    "retrieved": 2,
+    "corpus": 3,
+    "text": 2,
     "activations": 3,
     "saes": 4,
     "baselines": 2,
@@ -42,17 +44,23 @@ def code_version(stage: str, part: Slice) -> str:
 
 
 def source(study: Study, name: str) -> Slice:
-    """How a source is read. Paths stay out: its data version covers the contents, so a moved file changes nothing."""
+    """How a source is read or made. Paths stay out: its data version covers the contents, so a moved file changes nothing."""
     declared = study.sources[name]
     part: Slice = declared.model_dump(mode="json", exclude={"paths"} if isinstance(declared, Files) else None)
     if isinstance(declared, HuggingFace) and Path(declared.dataset).is_dir():
         part.pop("dataset")
-    if isinstance(declared, SelfGenerated):
+    if isinstance(declared, Records):
+        part["reader"] = READER_VERSION
+        if declared.chat is not None:
+            part["templates"] = TEMPLATES_VERSION
+    if needs_subject(study, name):
         part |= {"context_length": study.activations.context_length, "dtype": study.subject.dtype}
     if isinstance(declared, Retrieved):
         part["source"] = source(study, declared.source)
+        if declared.encoder != "subject" and Path(declared.encoder).is_dir():
+            part.pop("encoder")  # known by its content, like the SAE below
         if declared.rerank is not None:
-            part["rerank"].pop("sae")  # known by its content, not by its path
+            part["rerank"].pop("sae")
     return part
 
 

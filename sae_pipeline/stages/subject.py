@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_pipeline.stages import slices
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.stages.sources import data_version, documents
+from sae_pipeline.stages.sources import data_version, documents, require_unchanged
 from sae_pipeline.store import Artifact, digest, write_json
 
 if TYPE_CHECKING:
@@ -104,7 +104,9 @@ def prepare(ctx: StudyContext) -> Subject:
             summary: dict[str, Any] = {"model": study.subject.model, "revision": study.subject.revision}
             location = study.subject.model
             if study.subject.model == "bundled":
+                require_unchanged(ctx, slices.bundled_sources(study))
                 summary |= _train_bundled(ctx, draft.path)
+                require_unchanged(ctx, slices.bundled_sources(study))
                 location = str(draft.path / "checkpoint")
             else:
                 summary["revision"] = checkpoint_identity(ctx).get("commit")

@@ -40,8 +40,13 @@ def can_be_described(ctx: StudyContext) -> bool:
 # ------------------------------------------------------------------------------------------------ one corpus
 
 
+def _read_of(corpus: Artifact) -> dict[str, Any]:
+    """Everything of a corpus that its tables show: what it holds, and what its content leaves out of account."""
+    return {"corpus": corpus.content, "dropped": corpus.summary["dropped"], "vocab_size": corpus.summary["vocab_size"]}
+
+
 def _lane_identity(corpus: Artifact) -> tuple[str, dict[str, Any]]:
-    inputs = {"corpus": corpus.content}
+    inputs = _read_of(corpus)
     return digest(LANE_STAGE, slices.VERSIONS[STAGE], inputs), inputs
 
 
@@ -84,7 +89,7 @@ def _describe_lane(ctx: StudyContext, lane: str) -> Artifact:
 
 
 def _identity(ctx: StudyContext, packed: dict[str, Artifact]) -> tuple[str, dict[str, Any]]:
-    inputs = {"study": slices.text(ctx.study), "corpora": {lane: corpus.content for lane, corpus in packed.items()}}
+    inputs = {"study": slices.text(ctx.study), "corpora": {lane: _read_of(corpus) for lane, corpus in packed.items()}}
     return digest(STAGE, slices.VERSIONS[STAGE], inputs), inputs
 
 
@@ -108,7 +113,7 @@ def describe(ctx: StudyContext) -> Artifact:
     with ctx.store.draft(STAGE, fingerprint, inputs) as draft:
         if isinstance(draft, Artifact):
             return draft
-        from sae_pipeline.corpora.near_duplicates import duplicate_counts
+        from sae_pipeline.corpora.near_duplicates import duplicate_counts, on_both_sides
 
         described = {lane: _describe_lane(ctx, lane) for lane in lanes(ctx)}
         sketches = {lane: _sketch(ctx, lane, artifact) for lane, artifact in described.items()}
@@ -123,7 +128,7 @@ def describe(ctx: StudyContext) -> Artifact:
         return draft.publish(
             {
                 "documents": sum(len(sketch.hashes) for sketch in sketches.values()),
-                "documents_on_both_sides": int(crossed["exact"].sum()),
+                "documents_on_both_sides": on_both_sides(training.values(), held_out.values()),
                 "held_out_near_duplicates": int(crossed["near"].max()) if len(crossed) else 0,
                 **{name: len(frame) for name, frame in frames.items()},
             }

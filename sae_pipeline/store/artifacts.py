@@ -242,6 +242,10 @@ def storage_errors(path: Path, *, missing: bool = False) -> Iterator[None]:
             raise StorageError(
                 f"{error.filename or path}: expected room to write, found the disk full; free space or point SAE_HOME elsewhere, then run again (finished work is kept)"
             ) from error
+        if error.errno == errno.EFBIG:
+            raise StorageError(
+                f"{error.filename or path}: expected a file that the file system can hold, found it too large; lower the study's token budgets"
+            ) from error
         refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
         if error.errno in refused or (missing and error.errno == errno.ENOENT):
             raise StorageError(

@@ -99,9 +99,8 @@ def _section(title: str, section: type[Section]) -> Iterator[str]:
     yield "| key | default | meaning |"
     yield "|---|---|---|"
     for name, field in section.model_fields.items():
-        words = [field.description or _of_section(field)]
-        if choices := _choices(field.annotation):
-            words.append("one of " + ", ".join(f"`{choice}`" for choice in choices))
+        words = [field.description or _of_section(field) or ("overrides `saes.defaults`" if section is schema.ArmGroup else "")]
+        words.append(_values(field.annotation))
         yield f"| `{name}` | {_default(field)} | {'; '.join(word for word in words if word)} |"
     yield ""
 
@@ -118,20 +117,29 @@ def _default(field: FieldInfo) -> str:
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
 
-def _choices(annotation: Any) -> list[str]:
-    """The values of every Literal in an annotation."""
-    if typing.get_origin(annotation) is Literal:
-        return [str(value) for value in typing.get_args(annotation)]
-    inside = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple, typing.Annotated) else ()
-    return list(dict.fromkeys(choice for part in inside for choice in _choices(part)))
+def _parts(annotation: Any) -> Iterator[Any]:
+    """The types and Literals that an annotation is put together from."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple, typing.Annotated):
+        for part in typing.get_args(annotation):
+            yield from _parts(part)
+    else:
+        yield annotation
+
+
+def _values(annotation: Any) -> str:
+    """The words that a key takes, and whether it takes numbers beside them; empty when it takes no particular word."""
+    parts = list(_parts(annotation))
+    choices = dict.fromkeys(str(value) for part in parts if typing.get_origin(part) is Literal for value in typing.get_args(part))
+    named = ", ".join(f"`{choice}`" for choice in choices)
+    return named and ("a number or " if int in parts or float in parts else "one of ") + named
 
 
 def _of_section(field: FieldInfo) -> str:
-    """What a key without a description holds: the first sentence of its section, or that it overrides the default of the same name."""
+    """The first sentence of the section that a key without a description holds; empty when it holds none."""
     for part in (field.annotation, *typing.get_args(field.annotation)):
         if isinstance(part, type) and issubclass(part, Section):
             return (part.__doc__ or "").split(". ")[0].strip().rstrip(".")
-    return "overrides `saes.defaults`"
+    return ""
 
 
 if __name__ == "__main__":

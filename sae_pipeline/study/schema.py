@@ -94,7 +94,7 @@ class Subject(Section):
 class InstalledText(Section):
     """Text that is on every machine: objects of installed Python packages, parsed and never imported."""
 
-    kind: Literal["installed_docs", "installed_code", "installed_instructions"]
+    kind: Literal["installed_docs", "installed_code", "installed_instructions"] = Field(description="what kind of source this is, which decides the keys beside it")
     packages: tuple[str, ...] | None = Field(None, min_length=1, description="import names; None takes the default list")
 
 
@@ -132,7 +132,7 @@ class Filter(Section):
 
 
 class Window(Section):
-    """A stretch of a source, in its own order."""
+    """A stretch of a source, in its own order; several local files follow one another by their names (``part-10`` after ``part-9``)."""
 
     skip: int = Field(0, ge=0, description="records passed over at the start")
     take: int | None = Field(None, ge=1, description="records read after those; None: all")
@@ -165,7 +165,7 @@ class Records(Section):
 class Files(Records):
     """Local text files, also compressed (gz, zst, bz2, xz); one record (line, row or file for txt) is one document."""
 
-    kind: Literal["files"]
+    kind: Literal["files"] = Field(description="what kind of source this is, which decides the keys beside it")
     paths: tuple[str, ...] = Field(min_length=1, description="paths or globs, relative to the study file's folder")
     format: Literal["auto", "jsonl", "parquet", "csv", "txt"] = Field("auto", description="auto goes by the file's ending")
 
@@ -173,7 +173,7 @@ class Files(Records):
 class HuggingFace(Records):
     """A Hugging Face data set, streamed, with its revision pinned to a commit."""
 
-    kind: Literal["huggingface"]
+    kind: Literal["huggingface"] = Field(description="what kind of source this is, which decides the keys beside it")
     dataset: str = Field(description="hub id or the path of a local hub-shaped folder")
     config: str | None = Field(None, description="configuration (subset) of the data set")
     split: str = Field("train", description="split to stream")
@@ -183,7 +183,7 @@ class HuggingFace(Records):
 class SelfGenerated(Section):
     """Text that the subject model writes by itself, from BOS alone (FaithfulSAE, Cho et al. 2025)."""
 
-    kind: Literal["self_generated"]
+    kind: Literal["self_generated"] = Field(description="what kind of source this is, which decides the keys beside it")
     tokens: int = Field(ge=1_000, description="tokens to sample, in documents of up to the study's context length")
     temperature: float = Field(1.0, gt=0, description="1 samples the model's own distribution")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 keeps the whole distribution")
@@ -194,7 +194,7 @@ class SelfGenerated(Section):
 class TracIn(Section):
     """Re-ranking of retrieved documents by how much training on them would move an SAE as the best of them would (TracIn, Pruthi et al. 2020)."""
 
-    sae: str = Field(description="folder of the general SAE, in SAELens format, relative to the study file's folder")
+    sae: str = Field(description="folder of the general SAE, in any format of docs/interchange.md, relative to the study file's folder")
     keep: int = Field(ge=1, description="documents kept, of those retrieved")
     exemplars: int = Field(16, ge=1, description="documents ranked first whose mean gradient is the direction looked for")
 
@@ -202,7 +202,7 @@ class TracIn(Section):
 class Retrieved(Section):
     """The documents of another source that are about something, found by keywords (specialised SAEs, Muhamed et al. 2024)."""
 
-    kind: Literal["retrieved"]
+    kind: Literal["retrieved"] = Field(description="what kind of source this is, which decides the keys beside it")
     source: Name = Field(description="source whose documents are ranked")
     keywords: tuple[str, ...] = Field(min_length=1, description="words and phrases that describe the subdomain")
     method: Literal["bm25", "dense"] = Field("bm25", description="by words, or by cosine of embeddings")
@@ -267,7 +267,9 @@ class Activations(Section):
     site: Site | tuple[Site, ...] = Field("resid_post", description="which activation of a block; a list captures several in the same forward pass")
     context_length: int = Field(128, ge=8, description="tokens per context, BOS included")
     tokens: int = Field(ge=100, description="tokens per mix, BOS included")
-    batch_size: int | Literal["auto"] = Field("auto", description="contexts per forward pass; auto: as many as memory and speed allow")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="contexts per forward pass; auto: as many as memory and speed allow"
+    )
     storage_dtype: Dtype = Field("bfloat16", description="dtype on disk")
     shard_tokens: int = Field(65_536, ge=128, description="tokens per shard; a killed harvest resumes at the shard")
     shuffle_tokens: int = Field(1_048_576, ge=128, description="tokens shuffled together; a smaller set is shuffled as a whole")

@@ -39,10 +39,10 @@ def test_the_last_line_holds_every_promised_figure(run: tuple[dict[str, Any], st
     assert found["layers"] == [0, 1, 2, 3]
 
 
-def test_bytes_per_token_are_two_per_value_and_three_numbers(run: tuple[dict[str, Any], str, Path]) -> None:
-    """32 values in bfloat16 and token, document and position in int32, beside a header."""
+def test_bytes_per_token_are_two_per_value_and_one_number(run: tuple[dict[str, Any], str, Path]) -> None:
+    """32 values in bfloat16 and the document in int32, beside a header of a page per shard."""
     found, _, _ = run
-    assert 2 * 32 + 12 <= found["bytes_per_token"] < 2 * 32 + 12 + 1
+    assert 2 * 32 + 4 <= found["bytes_per_token"] < 2 * 32 + 4 + 1
     assert found["overhead_of_two_bytes_per_value"] == pytest.approx(found["bytes_per_token"] / 64 - 1)
 
 

@@ -158,6 +158,7 @@ def test_planted_activations_have_the_stated_scale_and_sparsity() -> None:
 
 BLOCK = """
 import importlib.metadata, re, sys
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 
 def closure(names):
     found, waiting = set(), list(names)
@@ -177,33 +178,58 @@ allowed = closure(["torch", "numpy", "safetensors"]) | set(sys.stdlib_module_nam
 allowed |= {"sae_pipeline", "protocol", "training_loop", "our_training", "torchgen", "functorch", "jinja2", "mpmath"}
 
 class Only:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] not in allowed and not name.startswith("_"):
-            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        hidden = name.split(".")[0] not in allowed and not name.startswith("_")
+        return None if hidden else PathFinder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Only())
+sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Only]
 import our_training, json
-setup = json.loads(sys.argv[1])
-about, actions = our_training.load(setup)
-actions["train"](steps=2)
-print(actions["evaluate"]()["steps"])
+for setup in json.loads(sys.argv[1]):
+    about, actions = our_training.load(setup)
+    actions["train"](steps=2)
+    assert actions["evaluate"]()["steps"] == 2
+assert "pydantic" not in sys.modules and "numba" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "relu", "jumprelu", "gated", "matryoshka"])
-def test_our_trainer_needs_torch_numpy_and_safetensors_alone(architecture: str, tmp_path: Path) -> None:
-    """Every other third-party package is hidden from it; two steps are taken."""
+def test_our_trainer_needs_torch_numpy_and_safetensors_alone(tmp_path: Path) -> None:
+    """Every other third-party package is hidden from it; every architecture takes two steps."""
     import train
-    from training_rows import Row, write_activations
+    from training_rows import ROWS, write_activations
 
-    row = Row(architecture, 16, 32, 64, 2)
-    written = write_activations(tmp_path, row.d_in, 256, 64, n_features=32, l0=2, seed=0)
+    architectures = sorted({row.architecture for row in ROWS})
+    written = write_activations(tmp_path, 32, 256, 64, n_features=64, l0=4, seed=0)
     arguments = type("Arguments", (), {"threads": 1, "device": "cpu"})()
-    setup = train.base_setup(row, arguments, tmp_path, written) | {"name": "ours", "writes_initial": True}
+    setups = []
+    for row in {row.architecture: row.tiny() for row in ROWS}.values():
+        own = {"name": row.architecture, "writes_initial": True, "initial": str(tmp_path / f"{row.architecture}.npz")}
+        setups.append(train.base_setup(row, arguments, tmp_path, written) | own)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER.parent), str(FOLDER / "workers")]), "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run([sys.executable, "-c", BLOCK, json.dumps(setup)], capture_output=True, text=True, env=environment, check=False)
+    finished = subprocess.run([sys.executable, "-c", BLOCK, json.dumps(setups)], capture_output=True, text=True, env=environment, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.strip() == "2"
-    with np.load(tmp_path / "initial.npz") as initial:
-        assert {"W_enc", "b_enc", "W_dec", "b_dec"} <= set(initial.files)
-        assert initial["W_enc"].shape == (16, 32)
+    for architecture in architectures:
+        with np.load(tmp_path / f"{architecture}.npz") as initial:
+            assert {"W_enc", "b_enc", "W_dec", "b_dec"} <= set(initial.files)
+            assert initial["W_enc"].shape == (32, 128)
+
+
+def test_documented_tables_are_replaced_in_place(tmp_path: Path) -> None:
+    """Text around a table stays; running it twice changes nothing; a missing file is said to be missing."""
+    from documented import filled
+
+    found = {
+        "date": "2026-01-01", "machine": {"cpu": "one"}, "arm": {"d_in": 2, "d_sae": 4, "sparsity": 1, "batch": 8, "shuffle_tokens": 16},
+        "caches": [{"cache_mib": n, "tokens": n, "steps": n, "peak_mib": n, "anonymous_mib": n} for n in (1, 4)], "peak_ratio": 1.0, "anonymous_ratio": 1.0,
+    }  # fmt: skip
+    (tmp_path / "memory.json").write_text(json.dumps(found))
+    place = "<!-- figures: python benchmarks/{} --render {} -->\nold\n<!-- end of figures -->"
+    page = f"before\n{place.format('train_memory.py', 'memory.json')}\nbetween\n{place.format('recovery.py', 'recovery.json')}\nafter\n"
+    once = filled(page, tmp_path)
+    assert "old" not in once
+    assert "TopK 2×4" in once
+    assert "Not measured yet." in once
+    assert once.startswith("before\n")
+    assert "\nbetween\n" in once
+    assert once.endswith("after\n")
+    assert filled(once, tmp_path) == once

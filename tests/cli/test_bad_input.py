@@ -56,6 +56,8 @@ def source(text: str, name: str = "text.jsonl", **fields: Any) -> Callable[[Path
 
 REFUSED: dict[str, tuple[Edit, list[str]]] = {
     "unknown key": (set_in("saes.optimizer", "sgd"), ["toy.yaml:", "unknown key 'optimizer'", "allowed here: expansions"]),
+    "batch size of nothing": (set_in("activations.batch_size", 0), ["toy.yaml:", "activations.batch_size", "greater than or equal to 1"]),
+    "corpus larger than the disk": (set_in("activations.tokens", 10**13), ["disk that holds a corpus of 10,000,000,000,000 tokens", "lower activations.tokens"]),
     "source that is not declared": (set_in("mixes.MORE", {"poems": 1.0}), ["'poems'", "not declared", "stories, recipes"]),
     "shares that do not sum to one": (set_in("mixes.MORE", {"stories": 0.5, "recipes": 0.4}), ["sum to 1, found 0.9"]),
     "layer out of range": (set_in("activations.layers", [0, 2]), ["activations.layers", "from 0 to 1", "found 2"]),

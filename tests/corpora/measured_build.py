@@ -1,4 +1,4 @@
-"""A build, its hashing and its reading in a process of their own, which reports the memory each needed.
+"""A build from a file and from stored documents, its hashing and its reading in a process of their own, which reports the memory each needed.
 
 Run as ``python measured_build.py FOLDER TOKENS``; prints one JSON object: peak anonymous memory (bytes) of the build
 with its content hash and of reading, which is what a process holds besides mapped files.
@@ -10,36 +10,53 @@ import json
 import re
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from toy_mixes import LetterTokenizer
 
 from sae_pipeline.corpora import mixing
-from sae_pipeline.corpora.documents import Document, Side
+from sae_pipeline.corpora.documents import Side
+from sae_pipeline.corpora.sources.local_files import LocalFiles
+from sae_pipeline.corpora.sources.records import RecordReader
+from sae_pipeline.corpora.sources.stored import StoredDocuments
 from sae_pipeline.store import Draft, Store
+from sae_pipeline.study.schema import Files
 
 mixing.BLOCK_TOKENS = 2**17
 """A quarter of a million tokens must be many blocks, as a billion tokens are with the usual size."""
 
 
-class Endless:
-    """Short documents without end, none of which is kept."""
+def texts(tokens: int) -> Iterator[str]:
+    """Distinct short documents of some 320 tokens each, enough for a budget of either source."""
+    for number in range(tokens // 300):
+        yield f"{number} " + "words and more " * (number % 41)
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.dropped: Counter[str] = Counter()
 
-    def data_version(self) -> str:
-        return self.name
+def lines_of(folder: Path, tokens: int) -> LocalFiles:
+    """The documents as a file of lines."""
+    with (folder / "lines.jsonl").open("w") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts(tokens))
+    source = Files(kind="files", paths=(str(folder / "lines.jsonl"),), shuffle_buffer=500)
+    return LocalFiles(source, RecordReader(source, None))
 
-    def documents(self, seed: int) -> Iterator[Document]:
-        number = 0
-        while True:
-            yield Document(f"{self.name} {seed} {number} " + "words and more " * (number % 41), str(number))
-            number += 1
+
+def stored_of(folder: Path, tokens: int) -> StoredDocuments:
+    """The documents as an earlier stage would have stored them."""
+    schema = pa.schema([("text", pa.string()), ("key", pa.string())])
+    with pq.ParquetWriter(folder / "documents.parquet", schema) as file:
+        for held in batched(texts(tokens), 500):
+            file.write_table(pa.table({"text": held, "key": held}, schema))
+    return StoredDocuments(folder / "documents.parquet", "stored")
+
+
+def batched(items: Iterator[str], size: int) -> Iterator[list[str]]:
+    while held := list(islice(items, size)):
+        yield held
 
 
 class Bytes(LetterTokenizer):
@@ -71,11 +88,12 @@ class Peak:
 
 
 def main(folder: str, tokens: int) -> None:
-    with Store(Path(folder)).draft("corpus", "f" * 24, {}, resumable=True) as draft:
+    sources = {"a": lines_of(Path(folder), tokens), "b": stored_of(Path(folder), tokens)}
+    with Store(Path(folder) / "store").draft("corpus", "f" * 24, {}, resumable=True) as draft:
         assert isinstance(draft, Draft)
         with Peak() as building:
             summary = mixing.build_corpus(
-                draft.path, sources={"a": Endless("a"), "b": Endless("b")}, shares={"a": 0.7, "b": 0.3}, tokens=tokens, context_length=64,
+                draft.path, sources=sources, shares={"a": 0.5, "b": 0.5}, tokens=tokens, context_length=64,
                 tokenizer=Bytes(), seed=0, side=Side(False, 0.1), repeat=False,
             )  # fmt: skip
             content = mixing.content_hash(draft.path)

@@ -40,3 +40,14 @@ def toy() -> PackedToy:
         held=held,
         summary={"sources": ["chat", "prose"], "dropped": {"prose": {"duplicate": 5, "empty": 2}, "chat": {"too_long": 0}}},
     )
+
+
+def toy_of(texts: list[str]) -> PackedToy:
+    """The texts as one source, each in a context of its own."""
+    count = len(texts)
+    table = {"document_hash": [document_hash(t) for t in texts], "source": ["s"] * count, "key": [""] * count, "tokens": [1] * count}
+    places = np.arange(count, dtype=np.int32)[:, None]
+    return PackedToy(
+        tokens=np.ones((count, 1), np.int32), document=places, source=np.zeros(count, np.uint8), documents=pd.DataFrame(table), held=texts,
+        summary={"sources": ["s"], "dropped": {"s": {}}},
+    )  # fmt: skip

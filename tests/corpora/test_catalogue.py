@@ -62,14 +62,45 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
 }  # fmt: skip
 """A row with the columns of each data set, and the document that it is."""
 
+TRAIN, TRAIN_TEST = ("train",), ("train", "test")
+TRAIN_VALIDATION, ALL_THREE = ("train", "validation"), ("train", "validation", "test")
+MNLI = ("train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched")
+CONVERTED = "refs/convert/parquet"
 
-def hub_shaped(folder: Path, entry: dict[str, Any], row: dict[str, Any]) -> Path:
+FACTS: dict[str, tuple[str, str | None, str | None, tuple[str, ...], str | tuple[str, ...] | dict[str, str]]] = {
+    "c4": ("allenai/c4", "en", None, TRAIN_VALIDATION, "text"),
+    "the_pile": ("monology/pile-uncopyrighted", None, None, ALL_THREE, "text"),
+    "openwebtext": ("Skylion007/openwebtext", None, None, TRAIN, "text"),
+    "tinystories": ("roneneldan/TinyStories", None, None, TRAIN_VALIDATION, "text"),
+    "redpajama": ("togethercomputer/RedPajama-Data-1T-Sample", None, CONVERTED, TRAIN, "text"),
+    "wikitext": ("Salesforce/wikitext", "wikitext-103-raw-v1", None, ALL_THREE, "text"),
+    "ag_news": ("fancyzhx/ag_news", None, None, TRAIN_TEST, "text"),
+    "imdb": ("stanfordnlp/imdb", None, None, ("train", "test", "unsupervised"), "text"),
+    "glue_cola": ("nyu-mll/glue", "cola", None, ALL_THREE, "sentence"),
+    "glue_sst2": ("nyu-mll/glue", "sst2", None, ALL_THREE, "sentence"),
+    "glue_mrpc": ("nyu-mll/glue", "mrpc", None, ALL_THREE, ("sentence1", "sentence2")),
+    "glue_qqp": ("nyu-mll/glue", "qqp", None, ALL_THREE, ("question1", "question2")),
+    "glue_stsb": ("nyu-mll/glue", "stsb", None, ALL_THREE, ("sentence1", "sentence2")),
+    "glue_mnli": ("nyu-mll/glue", "mnli", None, MNLI, ("premise", "hypothesis")),
+    "glue_qnli": ("nyu-mll/glue", "qnli", None, ALL_THREE, ("question", "sentence")),
+    "glue_rte": ("nyu-mll/glue", "rte", None, ALL_THREE, ("sentence1", "sentence2")),
+    "glue_wnli": ("nyu-mll/glue", "wnli", None, ALL_THREE, ("sentence1", "sentence2")),
+    "squad": ("rajpurkar/squad", None, None, TRAIN_VALIDATION, ("context", "question")),
+    "cnn_dailymail": ("abisee/cnn_dailymail", "3.0.0", None, ALL_THREE, "article"),
+    "code_search_net": ("code-search-net/code_search_net", "python", None, ALL_THREE, "whole_func_string"),
+    "lmsys_chat_1m": ("lmsys/lmsys-chat-1m", None, None, TRAIN, {"field": "conversation"}),
+    "lima": ("GAIR/lima", None, CONVERTED, TRAIN_TEST, {"field": "conversations"}),
+}
+"""Hub id, configuration, revision, splits, and the columns of the text or of the conversation; every entry reads the split train."""
+
+
+def hub_shaped(folder: Path, config: str | None, splits: tuple[str, ...], row: dict[str, Any]) -> Path:
     """A folder as the hub lays it out: a README whose header names the configuration, and a parquet file for each split."""
     (folder / "data").mkdir(parents=True)
-    for split in entry["splits"]:
+    for split in splits:
         pq.write_table(pa.Table.from_pylist([row]), folder / "data" / f"{split}-00000-of-00001.parquet")
-    files = [{"split": split, "path": f"data/{split}-*"} for split in entry["splits"]]
-    header = {"configs": [{"config_name": entry.get("config", "default"), "data_files": files}]}
+    files = [{"split": split, "path": f"data/{split}-*"} for split in splits]
+    header = {"configs": [{"config_name": config or "default", "data_files": files}]}
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump(header)}---\n")
     return folder
 
@@ -91,10 +122,11 @@ def study_with(folder: Path, source: dict[str, Any]) -> HuggingFace:
     return found
 
 
-@pytest.mark.parametrize("name", sorted(catalogue()))
+@pytest.mark.parametrize("name", sorted(ROWS))
 def test_an_entry_reads_a_data_set_of_its_shape(tmp_path, name):
     row, document = ROWS[name]
-    hub_shaped(tmp_path / "mirror", catalogue()[name], row)
+    _, config, _, splits, _ = FACTS[name]
+    hub_shaped(tmp_path / "mirror", config, splits, row)
     source = study_with(tmp_path, {"preset": name, "dataset": "mirror"})
     assert source.dataset == str(tmp_path / "mirror")
     assert [d.text for d in open_source(source, Store(tmp_path / "store")).documents(0)] == [document]
@@ -102,18 +134,21 @@ def test_an_entry_reads_a_data_set_of_its_shape(tmp_path, name):
 
 def test_every_data_set_is_described_and_has_a_fixture():
     entries = catalogue()
-    assert set(entries) == set(ROWS)
-    for name, entry in entries.items():
-        assert all(entry.get(key) for key in ABOUT), name
-        assert entry["split"] in entry["splits"], name
+    assert set(entries) == set(ROWS) == set(FACTS)
+    assert all(entry.get(key) for entry in entries.values() for key in ABOUT)
 
 
-@pytest.mark.parametrize("name", sorted(catalogue()))
-def test_an_entry_is_a_hub_source_with_its_settings(tmp_path, name):
-    entry = catalogue()[name]
+@pytest.mark.parametrize("name", sorted(FACTS))
+def test_an_entry_names_the_data_set_its_splits_and_its_columns(tmp_path, name):
+    dataset, config, revision, splits, columns = FACTS[name]
     source = study_with(tmp_path, {"preset": name})
-    assert source.dataset == entry["dataset"]
-    assert (source.config, source.split, source.revision) == (entry.get("config"), entry["split"], entry.get("revision"))
+    assert (source.dataset, source.config, source.split, source.revision) == (dataset, config, "train", revision)
+    assert catalogue()[name]["splits"] == list(splits)
+    if isinstance(columns, dict):
+        assert source.chat is not None
+        assert source.chat.model_dump() == columns | {"template": "auto"}
+    else:
+        assert (source.text_field, source.chat) == (columns, None)
 
 
 def test_what_a_caller_does_with_the_catalogue_does_not_change_it():

@@ -171,8 +171,8 @@ def test_a_long_conversation_is_cut_after_its_last_turn_that_fits(lengths, limit
 
 
 def test_the_template_enters_the_identity_of_what_is_read():
-    def identity(template: str, tokenizer) -> dict[str, Any]:
-        return RecordReader(Records(chat={"template": template}), lambda: tokenizer).identity()
+    def identity(template: str, tokenizer) -> list[str | int] | None:
+        return RecordReader(Records(chat={"template": template}), lambda: tokenizer).template
 
     assert identity("auto", chat_tokenizer()) != identity("auto", byte_tokenizer())
     assert identity("plain", chat_tokenizer()) == identity("plain", byte_tokenizer())
@@ -185,5 +185,5 @@ def test_the_tokenizer_is_loaded_only_for_conversations_and_once():
     for records in (Records(), Records(chat={})):
         reader = RecordReader(records, lambda: loaded.append(1) or byte_tokenizer())
         assert len(list(reader.documents(rows, dropped))) == 3
-        reader.identity()
+        assert (reader.template is None) is (records.chat is None)
     assert loaded == [1]

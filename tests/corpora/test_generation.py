@@ -16,8 +16,9 @@ from scipy import stats
 
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.corpora import generation
+from sae_pipeline.corpora.divergence import divergence
 from sae_pipeline.corpora.generation import generate
-from sae_pipeline.corpora.sampling import Sampler, divergence, draw, sampling_distribution
+from sae_pipeline.corpora.sampling import Sampler, draw, sampling_distribution
 from sae_pipeline.corpora.sources.stored import StoredDocuments
 from sae_pipeline.corpora.tokenization import TextTokenizer
 from sae_pipeline.errors import SubjectError

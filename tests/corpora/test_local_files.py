@@ -104,6 +104,20 @@ def test_version_and_order_follow_content_and_not_names(tmp_path):
     assert [d.text for d in here.documents(0)] == [d.text for d in there.documents(0)]
 
 
+def test_a_window_counts_the_records_of_several_files_by_their_names(tmp_path):
+    for part in (10, 9, 2):
+        write_jsonl(tmp_path / f"part-{part}.jsonl", [f"{part}.{n}" for n in range(3)])
+    glob = tmp_path / "part-*.jsonl"
+    taken = {take: sorted(d.text for d in files(glob, window={"take": take}).documents(0)) for take in (3, 7)}
+    assert taken == {3: ["2.0", "2.1", "2.2"], 7: ["10.0", "2.0", "2.1", "2.2", "9.0", "9.1", "9.2"]}
+    assert sorted(d.text for d in files(glob, window={"skip": 6}).documents(0)) == ["10.0", "10.1", "10.2"]
+    before = [files(glob, **settings).data_version() for settings in ({}, {"window": {"take": 3}})]
+    (tmp_path / "part-10.jsonl").rename(tmp_path / "part-1.jsonl")
+    after = [files(glob, **settings).data_version() for settings in ({}, {"window": {"take": 3}})]
+    assert before[0] == after[0]  # the whole is the same text
+    assert before[1] != after[1]  # its first records are not
+
+
 def test_a_changed_file_has_another_version(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", ["one"])
     source = files(tmp_path / "a.jsonl")

@@ -17,6 +17,7 @@ from sae_pipeline.corpora.near_duplicates import (
     duplicate_counts,
     estimated_jaccard,
     near_duplicate_groups,
+    on_both_sides,
     redundant,
     signatures,
 )
@@ -178,3 +179,12 @@ def test_duplicates_are_counted_within_each_corpus_and_across_the_split() -> Non
         ["held_out/y", "A", 1, 0, 0, 0.0],
         ["held_out/y", "B", 1, 1, 1, 1.0],
     ]
+
+
+def test_a_document_in_several_sets_and_mixes_is_on_both_sides_once() -> None:
+    def sketch(*hashes: str) -> Sketch:
+        return Sketch(list(hashes), signatures([]))
+
+    training, held_out = [sketch("a", "b", "c"), sketch("a", "d")], [sketch("a", "x"), sketch("a", "d", "d")]
+    assert on_both_sides(training, held_out) == 2
+    assert on_both_sides(training, [sketch("x")]) == 0

@@ -118,13 +118,3 @@ def test_only_columns_that_decide_the_documents_are_asked_for():
 
 def test_a_row_too_long_to_hold_is_counted_and_never_refused():
     assert read([Malformed("expected less, found more", too_long=True), {"text": "x"}]) == (["x"], {"too_long": 1})
-
-
-def test_the_identity_holds_what_decides_the_documents_and_not_their_order():
-    def identity(**settings: Any) -> dict[str, Any]:
-        return RecordReader(Records(**settings), None).identity()
-
-    assert identity() == identity(shuffle_buffer=3)
-    others = [{"text_field": "body"}, {"max_characters": 5}, {"window": {"skip": 1}}, {"chat": {}}, {"malformed": "skip"}]
-    identities = [identity(**settings) for settings in [{}, *others]]
-    assert all(a != b for i, a in enumerate(identities) for b in identities[:i])

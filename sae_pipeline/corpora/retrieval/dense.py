@@ -36,12 +36,13 @@ class SentenceEncoder:
     Args:
         model: hub id or local folder.
         device: where it runs.
+        revision: commit of a hub id.
 
     Raises:
         BadInput: the package is not installed, or the model cannot be loaded.
     """
 
-    def __init__(self, model: str, device: str) -> None:
+    def __init__(self, model: str, device: str, revision: str | None = None) -> None:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
@@ -50,7 +51,7 @@ class SentenceEncoder:
                 "pip install sentence-transformers, or set encoder: subject"
             ) from None
         try:
-            self._model = SentenceTransformer(model, device=device)
+            self._model = SentenceTransformer(model, device=device, revision=revision)
         except Exception as error:  # the hub client, transformers and safetensors each raise their own kinds
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise BadInput(

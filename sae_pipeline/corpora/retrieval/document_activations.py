@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.corpora.documents import Document
+from sae_pipeline.corpora.tokenization import token_ids
 from sae_pipeline.progress import track
 
 if TYPE_CHECKING:
@@ -52,14 +53,3 @@ def document_activations(
                     for row, (index, _) in enumerate(batch):
                         yield index, usable[row].nonzero().squeeze(1), captured[row][usable[row]]
                     progress.advance(len(batch))
-
-
-def token_ids(tokenizer: TextTokenizer, documents: Sequence[Document]) -> list[list[int]]:
-    """Ids of each document: its own where it has them, else its text's, with control tokens read as such where they are meant."""
-    ids: list[list[int]] = [list(document.ids or ()) for document in documents]
-    for meant in (False, True):
-        places = [place for place, document in enumerate(documents) if document.ids is None and document.control_tokens == meant]
-        encoded = tokenizer.encode([documents[place].text for place in places], control_tokens=meant)
-        for place, found in zip(places, encoded, strict=True):
-            ids[place] = found
-    return ids

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sae_pipeline.store import Store
     from sae_pipeline.study.schema import External
 
-__all__ = ["TextSource", "open_source"]
+__all__ = ["TextSource", "changed", "open_source"]
 
 
 class TextSource(Protocol):
@@ -44,6 +44,11 @@ class TextSource(Protocol):
             SourceError: the source cannot be read or holds no text; the message says where and what to do.
         """
         ...
+
+
+def changed(name: str) -> str:
+    """What to say about a source whose text is no longer that of the version it was asked for first."""
+    return f"{name}: expected the text to stay as it was when reading began, found that it changed while it was read; run again"
 
 
 def open_source(source: External, store: Store, tokenizer: Callable[[], TextTokenizer] | None = None) -> TextSource:

@@ -19,13 +19,14 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from sae_pipeline.corpora.documents import Document
+from sae_pipeline.corpora.sources.file_contents import folder_digest
 from sae_pipeline.corpora.sources.ordering import distinct, shuffled_in_window
 from sae_pipeline.corpora.sources.records import RecordReader
 from sae_pipeline.corpora.sources.retrying import Attempts, advice, is_refusal, reason
 from sae_pipeline.corpora.sources.row_stream import RowStream
 from sae_pipeline.corpora.sources.spool import Record, Spool
 from sae_pipeline.errors import SourceError
-from sae_pipeline.store import Store, digest, files_digest
+from sae_pipeline.store import Store, digest
 from sae_pipeline.study.schema import HuggingFace
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -72,10 +73,7 @@ class HubDataset:
         """
         if self.is_local:
             folder = Path(self.source.dataset)
-            files = [
-                path for path in folder.rglob("*") if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            ]
-            return digest("hub folder", files_digest(files, relative_to=folder))
+            return digest("hub folder", folder_digest(folder))
         return digest("hub", self.source.dataset, self.commit())
 
     def commit(self) -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sae_pipeline.corpora.documents import Document, document_hash, encodable
+from sae_pipeline.corpora.sources import changed
 from sae_pipeline.corpora.sources.ordering import distinct, shuffled_by_hash
 from sae_pipeline.corpora.sources.parsing import MINIMUM_CHARACTERS, DocumentedObject
 from sae_pipeline.errors import SourceError
@@ -101,7 +102,12 @@ class InstalledObjects:
         """The parsed objects of the packages, from the store or extracted into it."""
         version = self.data_version()
         with self.store.draft("installed_text", version, {"packages": list(self.packages), "parser": PARSER_VERSION}) as draft:
-            return draft.publish(_extract(draft, self.packages)) if isinstance(draft, Draft) else draft
+            if not isinstance(draft, Draft):
+                return draft
+            summary = _extract(draft, self.packages)
+            if self.data_version() != version:
+                raise SourceError(changed(f"installed packages {', '.join(self.packages)}"))
+            return draft.publish(summary)
 
 
 def dealt_to(found: DocumentedObject) -> Use:

@@ -1,7 +1,8 @@
 """Local text files, also compressed: jsonl, parquet, csv and txt, named by paths or globs.
 
 Identity is by content: renaming or moving files changes nothing, neither the data version nor the order of the
-documents. This file turns files into rows, each a record or the reason why it is none; what becomes of them is
+documents. Only a ``window`` counts records in the order of the files' names, because the first thousand of
+``part-0.jsonl, part-1.jsonl, ...`` must be those of the first part; there a new name can mean other text. This file turns files into rows, each a record or the reason why it is none; what becomes of them is
 decided in :mod:`sae_pipeline.corpora.sources.records`.
 """
 
@@ -10,19 +11,20 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from sae_pipeline.corpora.documents import Document
 from sae_pipeline.corpora.sources import compressed
+from sae_pipeline.corpora.sources.file_contents import content_hash
 from sae_pipeline.corpora.sources.ordering import distinct, shuffled_in_window
 from sae_pipeline.corpora.sources.records import Malformed, RecordReader, Row
 from sae_pipeline.errors import SourceError
-from sae_pipeline.store.fingerprints import digest, file_sha256
+from sae_pipeline.store.fingerprints import digest
 from sae_pipeline.study.schema import Files
 
 FORMAT_OF_SUFFIX = {
@@ -48,7 +50,7 @@ class LocalFiles:
         self.dropped: Counter[str] = Counter()
 
     def data_version(self) -> str:
-        """Hash of the files' contents and formats, in sorted order; names and places do not count.
+        """Hash of the files' contents and formats in the order in which they are read; names and places count only through that order.
 
         Raises:
             SourceError: a path matches nothing, or a file cannot be read.
@@ -81,7 +83,7 @@ class LocalFiles:
             yield from READERS[format](path, self.reader)
 
     def _files(self) -> list[tuple[str, str, Path]]:
-        """(content hash, format, path) of every matching file, in the order in which they are read."""
+        """(content hash, format, path) of every matching file in the order in which they are read: of their contents, or in a window of their names."""
         matching: set[Path] = set()
         for pattern in self.source.paths:
             matches = [Path(match) for match in glob.glob(pattern, recursive=True)] or ([Path(pattern)] if Path(pattern).exists() else [])
@@ -93,9 +95,9 @@ class LocalFiles:
         found = []
         for path in matching:
             with compressed.damage(path):
-                status = path.stat()
-                found.append((_content_hash(path, status.st_size, status.st_mtime_ns), self._format(path), path))
-        return sorted(found)
+                found.append((content_hash(path), self._format(path), path))
+        window = self.source.window
+        return sorted(found, key=lambda file: natural(file[2])) if window.skip or window.take is not None else sorted(found)
 
     def _format(self, path: Path) -> str:
         if self.source.format != "auto":
@@ -109,10 +111,10 @@ class LocalFiles:
         return FORMAT_OF_SUFFIX[suffix.lower()]
 
 
-@lru_cache(maxsize=4_096)
-def _content_hash(path: Path, size: int, modified_ns: int) -> str:
-    """SHA-256 of a file; size and modification time are there to notice that a remembered hash is out of date."""
-    return file_sha256(path)
+def natural(path: Path) -> tuple[list[str | int], str]:
+    """Sorts paths as people do: runs of digits by their value, so that ``part-10`` comes after ``part-9``."""
+    pieces = re.split(r"([0-9]+)", str(path))  # text and digits in turn, so that like is compared with like
+    return [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)], str(path)
 
 
 def _read_jsonl(path: Path, reader: RecordReader) -> Iterator[Row]:

@@ -60,7 +60,7 @@ class RecordReader:
 
     Args:
         records: the entry.
-        tokenizer: loads the tokenizer whose chat template may be wanted; called at most once, and only for chat. None: there is none.
+        tokenizer: loads the tokenizer whose chat template may be wanted; called at most once, and only where it may be. None: there is none.
 
     Attributes:
         text_fields: columns that hold the text; not looked at for chat.
@@ -83,14 +83,16 @@ class RecordReader:
         names = [*(self.text_fields if chat is None else (chat.field,)), *(keeps.field for keeps in self.records.filters)]
         return frozenset(names) | frozenset(name.partition(".")[0] for name in names)
 
-    def identity(self) -> dict[str, Any]:
-        """Everything here that decides the documents: the entry's reading settings and, for chat, the template itself.
+    @property
+    def template(self) -> list[str | int] | None:
+        """What writes conversations out, as :attr:`Writing.identity` tells it; None where there are none.
+
+        Beside the entry itself and :data:`READER_VERSION` this is all that the documents of given records depend on.
 
         Raises:
             SourceError: the tokenizer's template is asked for and it has none.
         """
-        settings = self.records.model_dump(mode="json", include=set(Records.model_fields) - {"shuffle_buffer"})
-        return settings | {"reader": READER_VERSION, "template": self._writing.identity if self._writing else None}
+        return self._writing.identity if self._writing else None
 
     def require(self, place: str, columns: Collection[str]) -> None:
         """Check the columns of a whole file or data set before its rows are read.
@@ -135,7 +137,10 @@ class RecordReader:
 
     @cached_property
     def _writing(self) -> Writing | None:
-        return None if self.records.chat is None else Writing(self.records.chat.template, self._tokenizer() if self._tokenizer else None)
+        if self.records.chat is None:
+            return None
+        template = self.records.chat.template
+        return Writing(template, self._tokenizer() if self._tokenizer and template in ("auto", "tokenizer") else None)
 
     def _missing(self, record: Mapping[str, Any]) -> str:
         """Names of the wanted columns when the record does not have them, else nothing."""

@@ -115,10 +115,6 @@ class Architecture(ABC):
 
     # ------------------------------------------------------------------ what all share
 
-    def normalise_decoder(self) -> None:
-        """Give the rows of W_dec unit norm again after a step."""
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
-
     def count_fired(self, fired: Tensor, n_tokens: int) -> None:
         """Advance the dead-latent counters by a batch in which the latents ``fired`` (d_sae,) bool were active."""
         self.tokens_since_fired.add_(n_tokens).masked_fill_(fired, 0)

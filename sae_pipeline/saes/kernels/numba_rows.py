@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
+compiled: Any = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
 
 BLOCK = 64
 """Keys that are compared together before single ones are looked at."""
@@ -68,14 +68,6 @@ def _collect(keys: Any, bound: Any, out: Any) -> Any:
             out[found] = j
             found += 1
     return found
-
-
-@compiled
-def _dot(a: Any, b: Any) -> Any:
-    total = np.float32(0)
-    for j in range(len(a)):
-        total += a[j] * b[j]
-    return total
 
 
 @compiled
@@ -147,29 +139,17 @@ def _make_keys(bits: Any, keys: Any) -> None:
 
 
 @compiled
-def select_topk(
-    pre: Any,
-    x: Any,
-    W: Any,
-    bias: Any,
-    norms: Any,
-    errors: Any,
-    W_norms: Any,
-    W_errors: Any,
-    model: Any,
-    k: Any,
-    latents: Any,
-    values: Any,
-    first: Any,
-    last: Any,
-) -> None:
+def select_topk(pre: Any, x: Any, w: Any, bias: Any, model: Any, k: Any, latents: Any, values: Any, first: Any, last: Any) -> None:
     """Exact top-k of rows from approximate pre-activations, entries by ascending latent; see ``bounds`` for the errors.
+
+    ``x`` and ``w`` are rows with their norms and rounding errors, ``model`` an ``ErrorModel``.
 
     At least k approximate values reach a first threshold t, so the k-th largest exact value is at least t less its
     error, and an entry whose value plus error stays below that is out. The exact values of those k then raise the
     bar for the others, which are computed only where their own bound reaches it.
     """
     d_sae = pre.shape[1]
+    (rows, norms, errors), (W, W_norms, W_errors) = x, w
     keys, places = np.empty(d_sae, np.int16), np.empty(d_sae + BLOCK, np.int64)
     chosen, order = np.empty(d_sae + 1, np.int64), np.empty(d_sae, np.int32)
     exact, value_of = np.empty(d_sae, np.float32), np.empty(d_sae, np.float32)
@@ -201,7 +181,7 @@ def select_topk(
         for c in range(found):
             chosen[count] = places[c]
             count += keys[places[c]] >= low
-        _products(x[i], W, chosen, exact, 0, count)
+        _products(rows[i], W, chosen, exact, 0, count)
         for c in range(count):
             exact[c] += bias[chosen[c]]
         bar = _kth_largest_number(exact, order, count, k)
@@ -214,7 +194,7 @@ def select_topk(
                 if number + abs(number) * stored + own >= bar:
                     chosen[count] = j
                     count += 1
-        _products(x[i], W, chosen, exact, certain, count)
+        _products(rows[i], W, chosen, exact, certain, count)
         for c in range(certain, count):
             exact[c] += bias[chosen[c]]
         bar = _kth_largest_number(exact, order, count, k)
@@ -237,27 +217,14 @@ def select_topk(
 
 @compiled
 def select_above(
-    pre: Any,
-    x: Any,
-    W: Any,
-    bias: Any,
-    norms: Any,
-    errors: Any,
-    W_norms: Any,
-    W_errors: Any,
-    model: Any,
-    threshold: Any,
-    counts: Any,
-    latents: Any,
-    values: Any,
-    first: Any,
-    last: Any,
+    pre: Any, x: Any, w: Any, bias: Any, model: Any, threshold: Any, counts: Any, latents: Any, values: Any, first: Any, last: Any
 ) -> Any:
     """Entries whose exact pre-activation exceeds the threshold, from approximate values of their difference.
 
     Fills ``latents`` and ``values`` from their beginning. Returns the first row for which there might be no room left.
     """
     d_sae = pre.shape[1]
+    (rows, norms, errors), (W, W_norms, W_errors) = x, w
     keys, places = np.empty(d_sae, np.int16), np.empty(d_sae + BLOCK, np.int64)
     steepness, offset, tiny, W_norm, W_error, stored = model
     exact = np.empty(d_sae, np.float32)
@@ -276,7 +243,7 @@ def select_above(
                 own = (errors[i] + steepness * norms[i]) * W_norms[j] + norms[i] * W_errors[j] + offset + tiny * (1 + norms[i])
                 places[count] = j
                 count += number + abs(number) * stored + own > 0
-            _products(x[i], W, places, exact, 0, count)
+            _products(rows[i], W, places, exact, 0, count)
             for c in range(count):
                 j = places[c]
                 latents[kept] = j
@@ -371,33 +338,3 @@ def weighted_sum_by_latent(by_latent: Any, order: Any, tokens: Any, weights: Any
         for e in range(count):
             own[e] = weights[order[start + e]]
         _weighted_rows(tokens[start : start + count], own, rows, out[j], 0, count)
-
-
-@compiled
-def adam(p: Any, g: Any, m: Any, v: Any, beta1: Any, beta2: Any, rate: Any, correction: Any, epsilon: Any, first: Any, last: Any) -> None:
-    """Adam on rows of parameters; ``rate`` and ``correction`` (a square root) hold the bias corrections."""
-    for i in range(first, last):
-        _adam_row(p[i], g[i], m[i], v[i], beta1, beta2, rate, correction, epsilon)
-
-
-@compiled
-def adam_on_unit_rows(
-    p: Any, g: Any, m: Any, v: Any, beta1: Any, beta2: Any, rate: Any, correction: Any, epsilon: Any, first: Any, last: Any
-) -> None:
-    """The same for unit rows: project the gradient off the row, step, give the row unit norm again."""
-    for i in range(first, last):
-        along = _dot(g[i], p[i])
-        for j in range(p.shape[1]):
-            g[i, j] -= along * p[i, j]
-        _adam_row(p[i], g[i], m[i], v[i], beta1, beta2, rate, correction, epsilon)
-        norm = np.sqrt(_dot(p[i], p[i]))
-        for j in range(p.shape[1]):
-            p[i, j] /= norm
-
-
-@compiled
-def _adam_row(p: Any, g: Any, m: Any, v: Any, beta1: Any, beta2: Any, rate: Any, correction: Any, epsilon: Any) -> None:
-    for j in range(len(p)):
-        m[j] += (g[j] - m[j]) * (np.float32(1) - beta1)
-        v[j] = v[j] * beta2 + g[j] * g[j] * (np.float32(1) - beta2)
-        p[j] -= rate * m[j] / (np.sqrt(v[j]) / correction + epsilon)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_pipeline.saes.kernels import numba_rows
+from sae_pipeline.saes.kernels import numba_adam, numba_rows
 from sae_pipeline.saes.kernels.bounds import ErrorModel, Rounded
 from sae_pipeline.saes.kernels.code import SparseCode
 from sae_pipeline.saes.kernels.workspace import Workspace
@@ -102,13 +102,13 @@ def adam(parts: list[tuple[bool, tuple[Tensor, ...]]], beta1: float, beta2: floa
     """One step on parts of a flat buffer: each says whether its rows have unit norm, and gives p, g, m and v as (rows, width)."""
     numbers = [np.float32(number) for number in (beta1, beta2, rate, correction, epsilon)]
     for unit, tensors in parts:
-        kernel = numba_rows.adam_on_unit_rows if unit else numba_rows.adam
+        kernel = numba_adam.adam_on_unit_rows if unit else numba_adam.adam
         _share(len(tensors[0]), kernel, *(_array(tensor) for tensor in tensors), *numbers)
 
 
 def _products(pre: Tensor, x: Rounded, w: Rounded, bias: Tensor, model: ErrorModel) -> tuple[Any, ...]:
-    arrays = (_array(tensor) for tensor in (x.exact, w.exact, bias, x.norms, x.errors, w.norms, w.errors))
-    return _bits(pre), *arrays, tuple(np.float32(number) for number in model)
+    measured = [tuple(_array(tensor) for tensor in (side.exact, side.norms, side.errors)) for side in (x, w)]
+    return _bits(pre), *measured, _array(bias), tuple(np.float32(number) for number in model)
 
 
 def _entries(code: SparseCode) -> tuple[NDArray, NDArray, NDArray]:
