@@ -56,8 +56,8 @@ class DocumentNumbers:
         return slot
 
     def _allocate(self, slots: int) -> None:
-        self._keys = array("Q", bytes(8 * slots))
-        self._numbers = array("i", bytes(4 * slots))
+        self._keys = array("Q", [0]) * slots
+        self._numbers = array("i", [0]) * slots
         self._shift = 64 - (slots.bit_length() - 1)
 
     def _grow(self) -> None:

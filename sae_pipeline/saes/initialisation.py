@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -47,7 +48,7 @@ class InputStatistics:
     sample: Tensor
     """(n, d_model) float32, the normalised sample itself, for the starting values of thresholds and biases."""
 
-    @property
+    @cached_property
     def rms(self) -> float:
         """Root mean square of one coordinate: the unit of pre-activations of unit-norm encoder rows."""
         return self.sample.double().pow(2).mean().sqrt().item()

@@ -7,6 +7,7 @@ import shutil
 from typing import Any
 
 from sae_pipeline.activations.disk import estimate_bytes
+from sae_pipeline.reports.wording import counted
 from sae_pipeline.saes.memory import memory_budget, memory_groups
 from sae_pipeline.saes.schedule import steps_with_trunks
 from sae_pipeline.stages import subject
@@ -76,8 +77,8 @@ def _groups(ctx: StudyContext, all_cells: list[Cell], d_model: int) -> list[str]
     most = max(max(group.bytes for group in groups) for groups in split)
     passes = sum(map(len, split))
     return [
-        f"arms train side by side in {passes} groups of {len(split)} cells, the largest needs about {most / 2**30:.2g} GiB "
-        f"of the {budget / 2**30:.2g} GiB allowed (compute.memory_gib)"
+        f"arms train side by side in {counted(passes, 'group')} in {counted(len(split), 'cell')}; the largest needs about {most / 2**30:.2g} GiB "
+        "(compute.memory_gib limits it; otherwise half of what is free now)"
     ]
 
 

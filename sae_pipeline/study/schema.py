@@ -94,7 +94,7 @@ class Subject(Section):
 class InstalledText(Section):
     """Text that is on every machine: objects of installed Python packages, parsed and never imported."""
 
-    kind: Literal["installed_docs", "installed_code", "installed_instructions"] = Field(description="what kind of source this is, which decides the keys beside it")
+    kind: Literal["installed_docs", "installed_code", "installed_instructions"] = Field(description="kind of source; decides the keys beside it")
     packages: tuple[str, ...] | None = Field(None, min_length=1, description="import names; None takes the default list")
 
 
@@ -165,7 +165,7 @@ class Records(Section):
 class Files(Records):
     """Local text files, also compressed (gz, zst, bz2, xz); one record (line, row or file for txt) is one document."""
 
-    kind: Literal["files"] = Field(description="what kind of source this is, which decides the keys beside it")
+    kind: Literal["files"] = Field(description="kind of source; decides the keys beside it")
     paths: tuple[str, ...] = Field(min_length=1, description="paths or globs, relative to the study file's folder")
     format: Literal["auto", "jsonl", "parquet", "csv", "txt"] = Field("auto", description="auto goes by the file's ending")
 
@@ -173,7 +173,7 @@ class Files(Records):
 class HuggingFace(Records):
     """A Hugging Face data set, streamed, with its revision pinned to a commit."""
 
-    kind: Literal["huggingface"] = Field(description="what kind of source this is, which decides the keys beside it")
+    kind: Literal["huggingface"] = Field(description="kind of source; decides the keys beside it")
     dataset: str = Field(description="hub id or the path of a local hub-shaped folder")
     config: str | None = Field(None, description="configuration (subset) of the data set")
     split: str = Field("train", description="split to stream")
@@ -183,7 +183,7 @@ class HuggingFace(Records):
 class SelfGenerated(Section):
     """Text that the subject model writes by itself, from BOS alone (FaithfulSAE, Cho et al. 2025)."""
 
-    kind: Literal["self_generated"] = Field(description="what kind of source this is, which decides the keys beside it")
+    kind: Literal["self_generated"] = Field(description="kind of source; decides the keys beside it")
     tokens: int = Field(ge=1_000, description="tokens to sample, in documents of up to the study's context length")
     temperature: float = Field(1.0, gt=0, description="1 samples the model's own distribution")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 keeps the whole distribution")
@@ -202,7 +202,7 @@ class TracIn(Section):
 class Retrieved(Section):
     """The documents of another source that are about something, found by keywords (specialised SAEs, Muhamed et al. 2024)."""
 
-    kind: Literal["retrieved"] = Field(description="what kind of source this is, which decides the keys beside it")
+    kind: Literal["retrieved"] = Field(description="kind of source; decides the keys beside it")
     source: Name = Field(description="source whose documents are ranked")
     keywords: tuple[str, ...] = Field(min_length=1, description="words and phrases that describe the subdomain")
     method: Literal["bm25", "dense"] = Field("bm25", description="by words, or by cosine of embeddings")

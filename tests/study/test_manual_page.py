@@ -28,7 +28,7 @@ def test_only_settings_of_arms_override_the_defaults(rows: dict[str, dict[str, s
 
 def test_no_key_is_left_without_a_meaning(rows: dict[str, dict[str, str]]) -> None:
     assert [(title, key) for title, keys in rows.items() for key, meaning in keys.items() if not meaning] == []
-    assert rows["`sources.<name>`: `files`"]["kind"].startswith("what kind of source this is")
+    assert rows["`sources.<name>`: `files`"]["kind"].startswith("kind of source; decides the keys")
 
 
 def test_a_key_that_takes_a_number_or_a_word_says_so(rows: dict[str, dict[str, str]]) -> None:
