@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_mixes import EVERYTHING, LetterTokenizer, ToyTexts, recipe
+from toy_mixes import EVERYTHING, SOURCES, LetterTokenizer, ToyTexts, recipe
 
 from sae_pipeline.corpora import mixing, writing
 from sae_pipeline.corpora.documents import Document
@@ -211,3 +211,23 @@ def test_the_tensors_are_laid_out_as_safetensors_itself_lays_them_out(whole, tmp
     assert {name: tensor.tobytes() for name, tensor in load(save(tensors)).items()} == {name: tensor.tobytes() for name, tensor in tensors.items()}
     assert len(save(tensors)) == len(whole[1][0])
     assert np.frombuffer(whole[1][0][:8], "<u8")[0] % 8 == 0
+
+
+# ------------------------------------------------------------------------------------------------ text that changes
+
+
+class Edited(ToyTexts):
+    """Texts that someone rewrites while the tenth is read."""
+
+    def documents(self, seed: int) -> Iterator[Document]:
+        for place, document in enumerate(super().documents(seed)):
+            if place == 9:
+                self._documents = [Document(each.text.upper(), each.key) for each in self._documents]
+            yield document
+
+
+def test_no_block_of_text_that_changed_is_left_to_build_upon(tmp_path, whole):
+    with pytest.raises(SourceError, match=r"source alpha: .* changed while it was read; run again"):
+        build(tmp_path, sources=SOURCES | {"alpha": Edited.named("alpha", 400)})
+    build(tmp_path)  # the original text is back, under the name that it had
+    assert bytes_of(tmp_path) == whole[1]
