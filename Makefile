@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= studies/quickstart.yaml
 
-.PHONY: demo test check ui small benchmark-harvest clean
+.PHONY: demo test check ui small benchmarks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sae-pipeline run $(STUDY)
@@ -21,8 +21,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-benchmark-harvest: $(VENV)/.installed
+benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/harvest.py --build-peers
+	$(BIN)/python benchmarks/train.py --build-peers --output benchmarks/results/train-cpu.json
+	$(BIN)/python benchmarks/train_memory.py --output benchmarks/results/train-memory.json
+	$(BIN)/python benchmarks/recovery.py --output benchmarks/results/recovery.json
+	$(BIN)/python benchmarks/documented.py
 
 ui: $(VENV)/.installed
 	$(BIN)/sae-pipeline ui $(STUDY)

@@ -5,7 +5,6 @@ import dagster as dg
 from assets.names import key
 from assets.results import check, result
 from resources import ComputeResource, HomeResource
-from sae_pipeline.launcher.outcome import WHAT_TO_DO
 from sae_pipeline.stages import slices, subject
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import Study
@@ -35,7 +34,7 @@ def subject_asset(study: Study) -> dg.AssetsDefinition:
         checks = []
         if bundled:
             margin = record["unigram_loss"] - record["held_out_loss"]
-            checks = [check(asset_key, spec.name, margin > 0.5, margin_in_nats=margin, needed=0.5, **{WHAT_TO_DO: "raise subject.bundled.tokens"})]
+            checks = [check(asset_key, spec.name, margin > 0.5, margin_in_nats=margin, needed=0.5, what_to_do="raise subject.bundled.tokens")]
         return result([prepared.artifact], version=prepared.artifact.content, figures=record, checks=checks)
 
     return subject_model

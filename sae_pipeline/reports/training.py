@@ -99,13 +99,13 @@ def against_tokens(curves: pd.DataFrame, title: str) -> Figure:
         fig = Figure(figsize=(9.2, 6.4), layout="constrained")
         fig.suptitle(title, x=0.01, ha="left", fontweight="bold", wrap=True)
         for ax, (column, said) in zip(fig.subplots(2, 2).flat, PANELS, strict=True):
-            seen: set[str] = set()
-            for (_, architecture), line in curves.groupby(["sae_id", "architecture"], sort=False):
-                label = architecture if architecture not in seen else None
-                seen.add(architecture)
-                ax.plot(line["tokens"], line[column], color=colours[architecture], linewidth=0.8, alpha=0.7, label=label)
+            for architecture in architectures:
+                label: str | None = architecture
+                for _, line in curves[curves["architecture"] == architecture].groupby("sae_id", sort=False):
+                    ax.plot(line["tokens"], line[column], color=colours[architecture], linewidth=0.8, alpha=0.7, label=label)
+                    label = None  # one entry per architecture in the legend
             ax.set(ylabel=said, xlabel="activations seen")
-        low = curves["explained_variance"].quantile(0.05)
+        low = float(curves["explained_variance"].quantile(0.05))
         fig.axes[0].set_ylim(bottom=max(low, -0.5))  # the first steps of an SAE say nothing, and hide the rest
         handles, labels = fig.axes[0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower center", ncols=6, title="architecture")

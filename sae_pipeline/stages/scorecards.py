@@ -10,7 +10,7 @@ from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, digest
 from sae_pipeline.study import HookPoint, d_sae_of, expansion_key
 
-NULLABLE = {"k": "Int64", "target_l0": float, "trunk_tokens": "Int64", "warm_start": "string", "warm_start_content": "string"}
+NULLABLE: dict[str, Any] = {"k": "Int64", "target_l0": float, "trunk_tokens": "Int64", "warm_start": "string", "warm_start_content": "string"}
 """Types of columns that may be null in every row."""
 
 
