@@ -1,4 +1,4 @@
-# One thread per worker: two workers of two threads on two cores get in each other's way.
+# One thread per worker, and one worker more than two cores: those that wait for a daemon or a browser leave theirs to the others.
 # `make demo` and `make test` do all the set-up themselves; both work offline apart from the package index.
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ small: $(VENV)/.installed
 	$(BIN)/sae-pipeline run studies/small.yaml
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not interchange" -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not interchange" -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -42,16 +42,17 @@ class Turn(NamedTuple):
 
 
 def turns_of(record: Mapping[str, Any]) -> list[Turn]:
-    """The turns of a record, from the first of these columns that it has and that is not null.
+    """The turns of a record, from the first of these columns that it has and that is neither null nor an empty list.
 
     ``messages``, ``conversations`` or ``conversation`` (a list of records with ``role`` or ``from`` and ``content`` or
     ``value``; or a list of texts, by user and assistant in turn), then ``prompt`` and ``completion`` (texts or lists
-    of records), then ``instruction``, ``input`` and ``output``. Empty when they are null or hold no turn.
+    of records), then ``instruction``, ``input`` and ``output``. Where several are needed, none of them may be null or an
+    empty list. A list of records may also be kept by column. Empty when no column holds a turn.
 
     Raises:
         ValueError: the column holds something else; the message reads 'expected ..., found ...'.
     """
-    columns = next((names for names in TURN_COLUMNS if all(record.get(name) is not None for name in names)), ())
+    columns = next((names for names in TURN_COLUMNS if all(_holds_turns(record.get(name)) for name in names)), ())
     if len(columns) == 1:
         return _listed(record[columns[0]], columns[0])
     if "prompt" in columns:
@@ -62,6 +63,12 @@ def turns_of(record: Mapping[str, Any]) -> list[Turn]:
     return []
 
 
+def _holds_turns(value: Any) -> bool:
+    if isinstance(value, Mapping):  # turns kept by column
+        return not value or any(_holds_turns(part) for part in value.values())
+    return value is not None and not (isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value) == 0)
+
+
 def _side(value: Any, role: Role, column: str) -> list[Turn]:
     return [Turn(role, value)] if isinstance(value, str) else _listed(value, column)
 
@@ -69,7 +76,11 @@ def _side(value: Any, role: Role, column: str) -> list[Turn]:
 def _listed(value: Any, column: str) -> list[Turn]:
     if isinstance(value, Mapping) and value and all(isinstance(part, Sequence) and not isinstance(part, str) for part in value.values()):
         # a sequence of records kept by column, as older versions of the datasets library give it
-        value = [dict(zip(value, row, strict=False)) for row in zip(*value.values(), strict=False)]
+        lengths = {name: len(part) for name, part in value.items()}
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{length} of '{name}'" for name, length in lengths.items())
+            raise ValueError(f"expected as many values in each column of the field '{column}', found {found}")
+        value = [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         raise ValueError(f"expected a list of turns in the field '{column}', found {type(value).__name__}")
     if all(isinstance(turn, str) for turn in value):

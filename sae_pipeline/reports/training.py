@@ -68,7 +68,7 @@ def _dead(dead: pd.DataFrame) -> str:
 def _sparsity(missed: pd.DataFrame, saes: pd.DataFrame) -> str:
     if missed.empty:
         return f"Every SAE is within {percent(L0_TOLERANCE)} of the L0 it was asked for, measured on activations that no training order contains."
-    worst = missed.loc[_missed(missed).idxmax()]
+    worst = missed.loc[_missed(missed).sort_values(kind="stable").index[-1]]
     return (
         f"{len(missed)} of {counted(len(saes), 'SAE')} miss the L0 asked for by more than {percent(L0_TOLERANCE)}; "
         f"{worst['sae_id']} misses most ({decimal(worst['final_l0'], 1)} instead of {worst['sparsity']:g})."

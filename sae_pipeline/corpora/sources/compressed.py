@@ -22,7 +22,7 @@ LONGEST_LINE = 2**26
 """Bytes (64 MiB) of a line, row or txt file above which it is left out as too long: a record that long is no document of text."""
 
 PIECE = 2**20
-"""Bytes of an over-long line held at a time."""
+"""Bytes of a block, and of an over-long line, held at a time."""
 
 SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
 """Endings of compressed files."""
@@ -76,10 +76,30 @@ def lines(path: Path) -> Iterator[bytes | None]:
         SourceError: the file cannot be read, or its compression is damaged.
     """
     with damage(path), opened(path) as file:
-        while line := file.readline(LONGEST_LINE):
-            if len(line) < LONGEST_LINE or line.endswith(b"\n"):
-                yield line
-                continue
-            while (piece := file.readline(PIECE)) and not piece.endswith(b"\n"):
-                pass
-            yield None
+        while (line := _line(file)) != b"":
+            yield line
+
+
+def blocks(path: Path) -> Iterator[bytes | None]:
+    """The lines of a file many at a time, in blocks of whole lines with their ends; None for each line above :data:`LONGEST_LINE`.
+
+    Raises:
+        SourceError: the file cannot be read, or its compression is damaged.
+    """
+    with damage(path), opened(path) as file:
+        while piece := file.read(PIECE):
+            end = piece.rfind(b"\n") + 1
+            if end:
+                yield piece[:end]
+            if end < len(piece):
+                yield _line(file, piece[end:])
+
+
+def _line(file: BinaryIO, begun: bytes = b"") -> bytes | None:
+    """The line that begins with ``begun``, of which that much has been read; empty at the end of the file, None when it is too long."""
+    line = begun + file.readline(LONGEST_LINE - len(begun))
+    if len(line) < LONGEST_LINE or line.endswith(b"\n"):
+        return line
+    while (piece := file.readline(PIECE)) and not piece.endswith(b"\n"):
+        pass
+    return None

@@ -15,9 +15,11 @@ In a file of one column any line has as many commas as a row, so there the third
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,18 @@ SWALLOWED = 10
 LOOKED_AT = 1_000
 """Lines within the quotes of a row that are looked at, so that a document of millions of lines costs nothing more."""
 
+CARRIAGE_RETURN = "new-line character"
+
 REASONS = {
-    "new-line character": "a carriage return within a row (rows end in a line feed, with or without a carriage return before it)",
+    CARRIAGE_RETURN: "a carriage return within a row (rows end in a line feed, with or without a carriage return before it)",
     "unexpected end of data": "a quote that is not closed before the file ends",
     "',' expected after": "text between a closing quote and the next comma",
 }
 """Our words for what Python's csv reader says, by how it begins."""
+
+
+CLOSING = re.compile(rb'"(?<!"")(?:"")*+(?!")')
+"""An odd number of quotes on end: within a quoted field the last of them is not doubled and closes it."""
 
 
 def read_csv(path: Path, reader: RecordReader) -> Iterator[Row]:
@@ -61,7 +69,7 @@ def read_csv(path: Path, reader: RecordReader) -> Iterator[Row]:
         except UnicodeEncodeError:
             found = Malformed("expected UTF-8 text, found other bytes")
         except csv.Error as error:
-            if physical.number > physical.quote:
+            if physical.number > physical.quote and not str(error).startswith(CARRIAGE_RETURN):
                 raise _late_quote(path, physical) from None
             found = Malformed(f"expected comma-separated values, found {_reason(error)}")
         else:
@@ -97,6 +105,14 @@ def _record(columns: list[str], row: list[str], physical: _CsvLines) -> dict[str
 
 def _reason(error: csv.Error) -> str:
     return next((words for said, words in REASONS.items() if str(error).startswith(said)), f"a row that cannot be read ({error})")
+
+
+def _leaves_open(text: str) -> bool:
+    """Whether text that begins within a quoted field ends within one."""
+    lines = iter(['"' + text, ""])
+    with suppress(csv.Error):
+        next(csv.reader(lines, strict=True))
+    return next(lines, None) is None  # the csv reader asked for more
 
 
 def _late_quote(path: Path, physical: _CsvLines) -> SourceError:
@@ -159,12 +175,12 @@ class _CsvLines:
         Raises:
             _RowTooLong: the row is over the bound; it is passed over up to its end.
         """
-        text = self._quoted() if self._bytes else self._line()
-        self._bytes += len(text)
+        data = self._quoted() if self._bytes else self._line()
+        self._bytes += len(data)
         if self._bytes <= compressed.LONGEST_LINE:
-            return text.decode(errors="surrogateescape").removeprefix("\ufeff" if self.number == 1 else "")
-        while _leaves_open(text):
-            text = self._quoted()
+            return data.decode(errors="surrogateescape").removeprefix("\ufeff" if self.number == 1 else "")
+        while _leaves_open(data.decode(errors="surrogateescape")):
+            data = self._quoted()
         raise _RowTooLong
 
     def _line(self) -> bytes:
@@ -183,11 +199,9 @@ class _CsvLines:
         except StopIteration:
             self.ended = True
             raise
-        place = self._block.find(b'"', self._at)
-        while place >= 0 and self._block.startswith(b'""', place):
-            place = self._block.find(b'"', place + 2)
-        self._closed = place >= 0
-        end = (self._block.find(b"\n", place) + 1 if self._closed else 0) or len(self._block)
+        closing = CLOSING.search(self._block, self._at)
+        self._closed = closing is not None
+        end = (self._block.find(b"\n", closing.end()) + 1 if closing else 0) or len(self._block)
         self._at, text = end, self._block[self._at : end]
         self.number += text.count(b"\n") + (not text.endswith(b"\n"))
         if (room := LOOKED_AT - len(self._commas)) > 0:

@@ -2,13 +2,13 @@
 
 Identity is by content: renaming or moving files changes nothing, neither the data version nor the order of the
 documents. Only a ``window`` counts records in the order of the files' names, because the first thousand of
-``part-0.jsonl, part-1.jsonl, ...`` must be those of the first part; there a new name can mean other text. This file turns files into rows, each a record or the reason why it is none; what becomes of them is
-decided in :mod:`sae_pipeline.corpora.sources.records`.
+``part-0.jsonl, part-1.jsonl, ...`` must be those of the first part; there a new name can mean other text. This file turns files into rows
+(csv, which has rules of its own, in :mod:`sae_pipeline.corpora.sources.csv_rows`), each a record or the reason why it is
+none; what becomes of them is decided in :mod:`sae_pipeline.corpora.sources.records`.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
 import json
 import re
@@ -20,6 +20,7 @@ from typing import Any
 
 from sae_pipeline.corpora.documents import Document
 from sae_pipeline.corpora.sources import compressed
+from sae_pipeline.corpora.sources.csv_rows import read_csv
 from sae_pipeline.corpora.sources.file_contents import content_hash
 from sae_pipeline.corpora.sources.ordering import distinct, shuffled_in_window
 from sae_pipeline.corpora.sources.records import Malformed, RecordReader, Row
@@ -40,7 +41,7 @@ class LocalFiles:
     """Documents of local files; one record (line, row, or a whole txt file) is one document.
 
     Args:
-        source: the study's entry; its ``paths`` may hold globs (``**`` crosses folders).
+        source: the study's entry; its ``paths`` may hold globs (``**`` crosses folders). A path that exists as it is written is no glob.
         reader: makes documents of the records.
     """
 
@@ -48,6 +49,7 @@ class LocalFiles:
         self.source = source
         self.reader = reader
         self.dropped: Counter[str] = Counter()
+        self._rows_read = 0
 
     def data_version(self) -> str:
         """Hash of the files' contents and formats in the order in which they are read; names and places count only through that order.
@@ -65,32 +67,38 @@ class LocalFiles:
         """
         files = self._files()
         self.dropped = Counter()
+        self._rows_read = 0
         read = distinct(self.reader.documents(self._rows(files), self.dropped), self.dropped)
         found = False
         for document in shuffled_in_window(read, seed, self.source.shuffle_buffer):
             found = True
             yield document
-        if not found:
-            left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
-            raise SourceError(
-                f"{', '.join(str(path) for _, _, path in files)}: expected documents with text, found none"
-                + (f" (left out: {left_out})" if left_out else "")
-                + "; fill the files or correct the source's settings"
-            )
+        if found:
+            return
+        where, skip = ", ".join(str(path) for _, _, path in files), self.source.window.skip
+        if skip and self._rows_read <= skip:
+            raise SourceError(f"{where}: expected more than the {skip} records that window.skip passes over, found {self._rows_read}; lower it")
+        left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
+        raise SourceError(
+            f"{where}: expected documents with text, found none"
+            + (f" (left out: {left_out})" if left_out else "")
+            + "; fill the files or correct the source's settings"
+        )
 
     def _rows(self, files: list[tuple[str, str, Path]]) -> Iterator[Row]:
         for _, format, path in files:
-            yield from READERS[format](path, self.reader)
+            for row in READERS[format](path, self.reader):
+                self._rows_read += 1
+                yield row
 
     def _files(self) -> list[tuple[str, str, Path]]:
         """(content hash, format, path) of every matching file in the order in which they are read: of their contents, or in a window of their names."""
         matching: set[Path] = set()
         for pattern in self.source.paths:
-            matches = [Path(match) for match in glob.glob(pattern, recursive=True)] or ([Path(pattern)] if Path(pattern).exists() else [])
+            matches = [Path(pattern)] if Path(pattern).exists() else [Path(match) for match in glob.glob(pattern, recursive=True)]
             files = [path for path in matches if path.is_file()]
             if not files:
-                reason = "only a folder; add a glob such as '/*.jsonl'" if matches else "none; correct the path or glob"
-                raise SourceError(f"{pattern}: expected at least one file, found {reason}")
+                raise SourceError(f"{pattern}: expected at least one file, found {_no_file(matches)}")
             matching |= {path.resolve() for path in files}
         found = []
         for path in matching:
@@ -109,6 +117,14 @@ class LocalFiles:
                 f"found '{suffix}'; set 'format' or narrow the glob"
             )
         return FORMAT_OF_SUFFIX[suffix.lower()]
+
+
+def _no_file(matches: list[Path]) -> str:
+    if any(path.is_dir() for path in matches):
+        return "only a folder; add a glob such as '/*.jsonl'"
+    if any(path.exists() for path in matches):
+        return "a pipe or a device, which can be read only once; write its contents to a file first"
+    return "a link to nothing; mend the link" if matches else "none; correct the path or glob"
 
 
 def natural(path: Path) -> tuple[list[str | int], str]:
@@ -131,90 +147,11 @@ def _json_record(line: bytes | None) -> dict[str, Any] | Malformed:
         record = json.loads(text)
     except json.JSONDecodeError as error:
         return Malformed(f"expected one JSON object per line, found malformed JSON ({error.msg} at column {error.colno})")
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists nested thousands deep
-        return Malformed(f"expected one JSON object per line, found JSON that cannot be read ({error})")
+    except RecursionError:
+        return Malformed("expected one JSON object per line, found lists or records nested too deeply to be read")
+    except ValueError:  # Python refuses such numbers, since reading one takes time quadratic in its digits
+        return Malformed(f"expected one JSON object per line, found a whole number of more than {sys.get_int_max_str_digits()} digits")
     return record if isinstance(record, dict) else Malformed(f"expected a JSON object, found a {type(record).__name__}")
-
-
-def _read_csv(path: Path, reader: RecordReader) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)  # the default refuses documents above 128 kB
-    physical = _CsvLines(path)
-    rows = csv.reader(physical, strict=True)
-    columns: list[str] = []
-    while True:
-        physical.start_row()
-        try:
-            row = next(rows)
-            "".join(row).encode()
-        except StopIteration:
-            return
-        except _RowTooLong:
-            found: dict[str, Any] | Malformed = _too_long()
-        except UnicodeEncodeError:
-            found = Malformed("expected UTF-8 text, found other bytes")
-        except csv.Error as error:
-            found = Malformed(f"expected comma-separated values, found a row that cannot be read ({error})")
-        else:
-            if not row:
-                continue
-            if not columns:
-                columns = row
-                reader.require(f"{path}:1", columns)
-                continue
-            found = dict(zip(columns, row, strict=True)) if len(row) == len(columns) else _wrong_width(len(columns), len(row))
-        if not columns:
-            raise SourceError(
-                f"{path}:{physical.number}: expected a header that names the columns, found a row that cannot be read; mend the first row"
-            )
-        yield f"{path}:{physical.number}", found
-
-
-class _RowTooLong(Exception):
-    pass
-
-
-class _CsvLines:
-    """Lines for the csv reader; bytes that are no UTF-8 pass through as lone surrogates, so that only their row is lost."""
-
-    def __init__(self, path: Path) -> None:
-        self._lines = compressed.lines(path)
-        self.number = 0
-        self.start_row()
-
-    def start_row(self) -> None:
-        """The next line opens a row."""
-        self._bytes = 0
-        self._quotes = 0
-
-    def __iter__(self) -> _CsvLines:
-        return self
-
-    def __next__(self) -> str:
-        """The next line.
-
-        Raises:
-            _RowTooLong: the row is over the bound, which a line without a closing quote reaches too; its lines up to where the quotes close are passed over.
-        """
-        line = self._following()
-        if self._bytes <= compressed.LONGEST_LINE:
-            return line.decode(errors="surrogateescape").removeprefix("\ufeff" if self.number == 1 else "")
-        while self._quotes % 2:
-            try:
-                self._following()
-            except StopIteration:
-                break
-        raise _RowTooLong
-
-    def _following(self) -> bytes:
-        line = next(self._lines)
-        self.number += 1
-        self._bytes += compressed.LONGEST_LINE + 1 if line is None else len(line)
-        self._quotes += (line or b"").count(b'"')
-        return line or b""
-
-
-def _wrong_width(wanted: int, found: int) -> Malformed:
-    return Malformed(f"expected {wanted} columns, found {'fewer' if found < wanted else 'more'} ({found})")
 
 
 def _read_parquet(path: Path, reader: RecordReader) -> Iterator[Row]:
@@ -259,7 +196,7 @@ def _read_txt(path: Path, reader: RecordReader) -> Iterator[Row]:
 
 
 READERS: dict[str, Callable[[Path, RecordReader], Iterator[Row]]] = {
-    "jsonl": _read_jsonl, "csv": _read_csv, "parquet": _read_parquet, "txt": _read_txt,
+    "jsonl": _read_jsonl, "csv": read_csv, "parquet": _read_parquet, "txt": _read_txt,
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ Every record is either one document, or left out and counted under one word, or 
 =================  ==============================================================================================
 ``filtered``       does not fit the entry's ``filters``
 ``empty``          the text is null or blank, or every turn of the conversation is
-``no_turns``       the conversation is null or has no turns
+``no_turns``       the conversation is null or has no turns, in every column that could hold it
 ``too_short``      fewer than ``min_characters``
 ``too_long``       more than ``max_characters`` (with ``over_length: skip``), or beyond what a source reads at once
 ``control_tokens`` a turn spells one of the tokenizer's special tokens, which its template would turn into the real one
@@ -34,8 +34,11 @@ from sae_pipeline.study.schema import Filter, Records
 if TYPE_CHECKING:
     from sae_pipeline.corpora.tokenization import TextTokenizer
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Raised whenever the same record would become another document."""
+
+SET = "; set 'text_field' or 'chat' to what is there"
+"""What to do about a column that is nowhere in the data."""
 
 ABSENT = object()
 """Stands for a column that a record does not have, which is not the same as one that is null."""
@@ -101,7 +104,7 @@ class RecordReader:
             SourceError: the text column is not among them.
         """
         if missing := self._missing(dict.fromkeys(columns)):
-            raise SourceError(f"{place}: {_lacks(missing, columns)}")
+            raise SourceError(f"{place}: {_lacks(missing, columns)}{SET}")
 
     def documents(self, rows: Iterable[Row], dropped: Counter[str]) -> Iterator[Document]:
         """The documents of the rows, in their order; ``dropped`` counts those left out, by reason, as they are met.
@@ -121,7 +124,7 @@ class RecordReader:
                 found = "filtered"
             elif missing := self._missing(record):
                 if not seen:
-                    raise SourceError(f"{place}: {_lacks(missing, record)}")
+                    raise SourceError(f"{place}: {_lacks(missing, record)}{SET}")
                 found = Malformed(_lacks(missing, record))
             else:
                 seen = True
@@ -257,4 +260,4 @@ def _has(record: Mapping[str, Any], name: str) -> bool:
 
 def _lacks(missing: str, columns: Iterable[str]) -> str:
     found = ", ".join(map(str, columns)) or "none"
-    return f"expected the field {missing}, found the fields {found}; set 'text_field' or 'chat' to what is there"
+    return f"expected the field {missing}, found the fields {found}"
