@@ -38,8 +38,8 @@ class Shape:
 
 SHAPES = {
     "tiny": Shape(d_model=32, n_layers=4, n_heads=2, vocab_size=512, n_positions=128, contexts=32),
-    "small": Shape(d_model=512, n_layers=8, n_heads=8, vocab_size=8192, n_positions=256, contexts=128),
-    "gpt2": Shape(d_model=768, n_layers=12, n_heads=12, vocab_size=50257, n_positions=1024, contexts=64),
+    "small": Shape(d_model=512, n_layers=8, n_heads=8, vocab_size=8192, n_positions=256, contexts=64),
+    "gpt2": Shape(d_model=768, n_layers=12, n_heads=12, vocab_size=50257, n_positions=1024, contexts=32),
 }
 """``gpt2`` is GPT-2 small; ``tiny`` says nothing about speed and is for trying the program out."""
 

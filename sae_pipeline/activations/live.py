@@ -59,6 +59,9 @@ class LiveActivations:
         shards = self.cut.shards
         return count_usable(self.cut, lambda n: self.corpus.document[slice(*shards[n])])
 
+    def expect_block(self, block: int) -> None:
+        """Nothing is fetched: a block is computed when it is read."""
+
     def read_block(self, block: int, out: Tensor) -> None:
         """Run the forward pass of a block and write its first usable rows, rounded to ``dtype``, into ``out``.
 

@@ -40,6 +40,9 @@ class ActivationRows(Protocol):
     @property
     def usable(self) -> Tensor: ...
 
+    def expect_block(self, block: int) -> None:
+        """Say that a block will be read soon, so that it can be fetched meanwhile."""
+
     def read_block(self, block: int, out: Tensor) -> None:
         """Write the first usable rows of a block, in order, as many as ``out`` (n, d_model) of ``dtype`` on the CPU takes."""
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -84,6 +85,14 @@ class Shard:
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Fill ``out`` with the rows of a column from ``start`` on."""
         self.scatter(name, start, [_bytes(out)])
+
+    def expect(self, name: str, start: int, rows: int) -> None:
+        """Have the system fetch rows of a column into its cache while other work goes on; only a hint, so failing is no error."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        column = self.columns[name]
+        with suppress(OSError), self.path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), column.offset + start * column.bytes_per_row, rows * column.bytes_per_row, os.POSIX_FADV_WILLNEED)
 
     def scatter(self, name: str, start: int, buffers: list[memoryview]) -> None:
         """Fill the buffers, one after the other, with the rows of a column from ``start`` on.
@@ -161,6 +170,12 @@ class ActivationShards:
     def usable_per_block(self) -> Tensor:
         """int64 (n_blocks,) tokens of every block that are not special."""
         return count_usable(self.cut, lambda n: self._documents(n, 0, self._shards[n].rows))
+
+    def expect_block(self, block: int) -> None:
+        """Say that a block will be read soon: blocks lie apart on the disk, which the system's own reading ahead does not foresee."""
+        first, stop = self._blocks[block]
+        number, within = divmod(first, self.cut.shard_contexts)
+        self._shards[number].expect("activations", within * self.context_length, (stop - first) * self.context_length)
 
     def read_block(self, block: int, out: Tensor) -> None:
         """Write the first usable rows of a block, in order, as many as ``out`` (n, d_model) of ``dtype`` takes."""

@@ -14,6 +14,10 @@ from sae_pipeline.activations.order import ShuffledOrder, Window
 from sae_pipeline.activations.rows import ActivationRows
 
 
+BLOCKS_AHEAD = 16
+"""Blocks that the disk is asked for before they are read: two to three times the rate of one after the other, when nothing is cached."""
+
+
 class _Stopped(Exception):
     """Nobody wants the window that is being read."""
 
@@ -51,12 +55,16 @@ class WindowBuffers:
     def _read(self, blocks: tuple[int, ...], place: int) -> None:
         self._holds[place] = ()  # until it is complete, because a read that fails or stops leaves pieces of two windows
         filled = 0
-        for block in blocks:
+        for block in blocks[:BLOCKS_AHEAD]:
+            self._rows.expect_block(block)
+        for number, block in enumerate(blocks):
             if self._stopping.is_set():
                 raise _Stopped
-            if wanted := self._wanted[block]:
-                self._rows.read_block(block, self._tensors[place][filled : filled + wanted])
-                filled += wanted
+            for coming in blocks[number + BLOCKS_AHEAD : number + BLOCKS_AHEAD + 1]:
+                self._rows.expect_block(coming)
+            wanted = self._wanted[block]
+            self._rows.read_block(block, self._tensors[place][filled : filled + wanted])
+            filled += wanted
         self._holds[place] = blocks
 
     def pieces(self, places: Iterable[tuple[Window, int, int]], stopping: threading.Event) -> Generator[tuple[Tensor, Tensor], None, None]:

@@ -64,9 +64,9 @@ def turns_of(record: Mapping[str, Any]) -> list[Turn]:
 
 
 def _holds_turns(value: Any) -> bool:
-    if isinstance(value, Mapping):  # turns kept by column
-        return not value or any(_holds_turns(part) for part in value.values())
-    return value is not None and not (isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value) == 0)
+    """Whether a column is neither null nor an empty list; a list of records may be kept by column."""
+    parts = list(value.values()) if isinstance(value, Mapping) and value else [value]
+    return value is not None and not all(isinstance(part, Sequence) and not isinstance(part, (str, bytes)) and not part for part in parts)
 
 
 def _side(value: Any, role: Role, column: str) -> list[Turn]:

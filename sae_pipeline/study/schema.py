@@ -166,8 +166,13 @@ class Files(Records):
     """Local text files, also compressed (gz, zst, bz2, xz); one record (line, row or file for txt) is one document."""
 
     kind: Literal["files"] = Field(description="kind of source; decides the keys beside it")
-    paths: tuple[str, ...] = Field(min_length=1, description="paths or globs, relative to the study file's folder")
-    format: Literal["auto", "jsonl", "parquet", "csv", "txt"] = Field("auto", description="auto goes by the file's ending")
+    paths: tuple[str, ...] = Field(
+        min_length=1, description="paths or globs, relative to the study file's folder; a path that exists as it is written is no glob"
+    )
+    format: Literal["auto", "jsonl", "parquet", "csv", "txt"] = Field(
+        "auto",
+        description="auto goes by the file's ending; a csv file with a quote that is closed rows too late or never is refused whatever malformed says",
+    )
 
 
 class HuggingFace(Records):

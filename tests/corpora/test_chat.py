@@ -41,6 +41,8 @@ def read(records: list[dict[str, Any]], tokenizer=None, chat: dict[str, str] | N
         {"instruction": "Why?", "output": "So."},
         {"instruction": "Why?", "input": "", "output": "So."},
         {"messages": None, "prompt": "Why?", "completion": "So."},
+        {"messages": [], "prompt": "Why?", "completion": "So."},
+        {"messages": {"role": [], "content": []}, "conversations": [], "prompt": [], "completion": [], "instruction": "Why?", "output": "So."},
     ],
     ids=lambda record: "-".join(record),
 )
@@ -48,7 +50,10 @@ def test_every_shape_of_turns_is_the_same_conversation(record):
     assert turns_of(record) == ASKED
 
 
-@pytest.mark.parametrize("record", [{"messages": []}, {"messages": None}, {"conversations": [], "n": 1}, {"prompt": None, "completion": "x"}])
+@pytest.mark.parametrize(
+    "record",
+    [{"messages": []}, {"messages": None}, {"conversations": [], "n": 1}, {"prompt": None, "completion": "x"}, {"prompt": [], "completion": "x"}],
+)
 def test_a_record_without_turns_is_counted(record):
     assert read([record]) == ([], {"no_turns": 1})
 
@@ -67,6 +72,10 @@ def test_a_conversation_of_blank_turns_is_empty_also_where_a_template_would_writ
         ({"messages": [{"role": "stranger", "content": "a"}]}, r"expected a role among system.* found 'stranger'"),
         ({"messages": [{"content": "a"}]}, "found None"),
         ({"messages": [{"role": "user", "content": 7}]}, r"expected text in messages\[0\], found int"),
+        (
+            {"messages": {"from": ["user"] * 3, "value": ["a"] * 2}},
+            "as many values in each column of the field 'messages', found 3 of 'from', 2 of 'value'",
+        ),
         ({"prompt": 3, "completion": "x"}, "expected a list of turns in the field 'prompt', found int"),
         ({"instruction": {"a": 1}, "output": "x"}, "expected text in instruction, found dict"),
     ],

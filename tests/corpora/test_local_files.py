@@ -154,7 +154,9 @@ def test_a_csv_field_may_be_longer_than_the_library_allows_by_default(tmp_path):
         ("a.csv", b"n,text\n1,caf\xe9\n", r"a\.csv:\d: expected UTF-8 text"),
         ("a.csv", b'n,text\n1,"x\n', r"a\.csv:\d: expected comma-separated values"),
         ("a.csv", b"n,text\n1,x,y\n", r"a\.csv:2: expected 2 columns, found more"),
-        ("a.csv", b"\xff,text\n1,x\n", r"a\.csv:1: expected a header that names the columns"),
+        ("a.csv", b"\xff,text\n1,x\n", r"a\.csv:1: expected a header that names the columns, found bytes that are no UTF-8 text; mend the first row"),
+        ("a.csv", b"n,text\r1,x\r", r"a\.csv:1: expected a header that names the columns, found a carriage return within a row"),
+        ("a.csv", b"n,text,text\n1,x,y\n", r"a\.csv:1: expected a header that names each column once, found 'text' more than once; rename"),
         ("a.jsonl", b'{"text": ["x"]}\n', r"a\.jsonl:1: expected text in the field 'text', found list; mend it, or set 'malformed: skip'"),
         ("a.jsonl", b'{"text": null}\n', r"a\.jsonl: expected documents with text, found none \(left out: 1 empty\)"),
         ("a.csv", b"", r"a\.csv: expected documents with text, found none"),
@@ -196,6 +198,31 @@ def test_a_parquet_file_may_hold_nested_records(tmp_path):
 def test_text_files_need_no_column_whatever_the_entry_calls_it(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     assert [d.text for d in files(tmp_path / "a.txt", text_field=("title", "body")).documents(0)] == ["x"]
+
+
+def test_a_file_whose_name_reads_as_a_pattern_is_meant_itself_where_there_is_one(tmp_path):
+    write_jsonl(tmp_path / "x1.jsonl", ["the pattern's"])
+    assert [d.text for d in files(tmp_path / "x[12].jsonl").documents(0)] == ["the pattern's"]
+    write_jsonl(tmp_path / "x[12].jsonl", ["its own"])
+    assert [d.text for d in files(tmp_path / "x[12].jsonl").documents(0)] == ["its own"]
+
+
+def test_a_window_beyond_the_last_record_says_how_many_there_are(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", ["x", " "])
+    for skip in (2, 10):
+        with pytest.raises(SourceError, match=rf"a\.jsonl: expected more than the {skip} records that window\.skip passes over, found 2; lower it"):
+            list(files(tmp_path / "a.jsonl", window={"skip": skip}).documents(0))
+    with pytest.raises(SourceError, match=r"expected documents with text, found none \(left out: 1 empty\)"):
+        list(files(tmp_path / "a.jsonl", window={"skip": 1}).documents(0))
+
+
+def test_a_pipe_and_a_link_to_nothing_are_told_apart_from_a_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "nothing")
+    with pytest.raises(SourceError, match=r"pipe\.jsonl: expected at least one file, found a pipe or a device"):
+        files(tmp_path / "pipe.jsonl").data_version()
+    with pytest.raises(SourceError, match=r"link\.jsonl: expected at least one file, found a link to nothing; mend the link"):
+        files(tmp_path / "link.jsonl").data_version()
 
 
 def test_a_glob_without_a_match_and_a_folder_are_errors_already_when_observed(tmp_path):

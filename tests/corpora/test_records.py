@@ -105,7 +105,7 @@ def test_a_column_that_no_record_has_is_an_error_that_names_what_there_is():
 def test_a_record_that_lacks_a_column_others_have_is_malformed():
     records = [{"text": "x"}, {"body": "y"}, {"text": "z"}]
     assert read(records, malformed="skip") == (["x", "z"], {"malformed": 1})
-    with pytest.raises(SourceError, match="row:1: expected the field text, found the fields body"):
+    with pytest.raises(SourceError, match="row:1: expected the field text, found the fields body; mend it, or set 'malformed: skip'"):
         read(records)
 
 

@@ -34,6 +34,7 @@ LOOKED_AT = 1_000
 """Lines within the quotes of a row that are looked at, so that a document of millions of lines costs nothing more."""
 
 CARRIAGE_RETURN = "new-line character"
+"""How Python's csv reader begins to say that it found a carriage return outside quotes."""
 
 REASONS = {
     CARRIAGE_RETURN: "a carriage return within a row (rows end in a line feed, with or without a carriage return before it)",
@@ -41,7 +42,6 @@ REASONS = {
     "',' expected after": "text between a closing quote and the next comma",
 }
 """Our words for what Python's csv reader says, by how it begins."""
-
 
 CLOSING = re.compile(rb'"(?<!"")(?:"")*+(?!")')
 """An odd number of quotes on end: within a quoted field the last of them is not doubled and closes it."""
@@ -67,7 +67,7 @@ def read_csv(path: Path, reader: RecordReader) -> Iterator[Row]:
         except _RowTooLong:
             found: list[str] | Malformed = Malformed(f"expected a row of at most {compressed.LONGEST_LINE} bytes, found more", too_long=True)
         except UnicodeEncodeError:
-            found = Malformed("expected UTF-8 text, found other bytes")
+            found = Malformed("expected UTF-8 text, found bytes that are no UTF-8 text")
         except csv.Error as error:
             if physical.number > physical.quote and not str(error).startswith(CARRIAGE_RETURN):
                 raise _late_quote(path, physical) from None
@@ -116,10 +116,10 @@ def _leaves_open(text: str) -> bool:
 
 
 def _late_quote(path: Path, physical: _CsvLines) -> SourceError:
-    found = "none up to the end of the file" if physical.ended else f"one in the middle of a text in line {physical.number}"
+    found = f"none up to line {physical.number}, the last" if physical.ended else f"one amid a text in line {physical.number}"
     return SourceError(
-        f"{path}:{physical.quote}: expected the quote that opens a field here to be closed at the end of the field, found {found} "
-        f"({physical.number - physical.quote} lines further on); close it, or double each quote that belongs to the text"
+        f"{path}:{physical.quote}: expected the quote that opens a field here to be closed at the end of that field, found {found}; "
+        "close it, or double each quote that belongs to the text"
     )
 
 
