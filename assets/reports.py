@@ -31,7 +31,8 @@ def tables_asset(study: Study) -> dg.AssetsDefinition:
         ctx = StudyContext(study, opened, compute.open(opened))
         gathered = tables.gather(ctx)
         conclusion.publish(ctx)
-        expected = sum(len(cell.arms) for cell in cells(study)) * len(study.held_out)
+        trained = sum(len(cell.arms) for cell in cells(study)) - gathered.summary[tables.DIVERGED]
+        expected = trained * len(study.held_out)
         with warehouse.connect(study.name) as connection:
             row = connection.execute("SELECT count(*) FROM (SELECT DISTINCT sae_id, evaluation_set FROM sae_metrics)").fetchone()
         found = row[0] if row else 0

@@ -27,9 +27,9 @@ def result(
     return dg.MaterializeResult(data_version=dg.DataVersion(version), metadata=metadata | {COMPUTED: made, REUSED: found}, check_results=checks)
 
 
-def check(
-    key: dg.AssetKey, name: str, passed: bool, *, blocking: bool = True, what_to_do: str | None = None, **figures: Any
-) -> dg.AssetCheckResult:
+def check(key: dg.AssetKey, name: str, passed: bool, *, blocking: bool = True, what_to_do: str | None = None, **figures: Any) -> dg.AssetCheckResult:
     """The outcome of one check; a blocking one that fails stops the same run from going downstream, and says how to mend it."""
     severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
-    return dg.AssetCheckResult(asset_key=key, check_name=name, passed=bool(passed), severity=severity, metadata=figures | ({WHAT_TO_DO: what_to_do} if what_to_do else {}))
+    return dg.AssetCheckResult(
+        asset_key=key, check_name=name, passed=bool(passed), severity=severity, metadata=figures | ({WHAT_TO_DO: what_to_do} if what_to_do else {})
+    )

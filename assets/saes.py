@@ -17,6 +17,9 @@ from sae_pipeline.study import Study, expansion_of, point_of
 def saes_asset(study: Study, mix: str) -> dg.AssetsDefinition:
     """All SAEs trained on one mix."""
     asset_key = key(study, mix, "saes")
+    finite = dg.AssetCheckSpec(
+        "no_arm_diverged", asset=asset_key, blocking=False, description="No arm of the cell was stopped because its loss exploded."
+    )
     sparse = dg.AssetCheckSpec("l0_near_target", asset=asset_key, blocking=False, description="Every SAE's L0 is within 15 % of what was asked for.")
 
     @dg.asset(
@@ -27,7 +30,7 @@ def saes_asset(study: Study, mix: str) -> dg.AssetsDefinition:
         group_name=mix,
         kinds={"pytorch", "safetensors"},
         pool="gpu",
-        check_specs=[sparse],
+        check_specs=[sparse, finite],
         description="The cell's arms (architecture x sparsity x token budget x seed), trained side by side on one stream; SAELens folders.",
     )
     def trained(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
@@ -39,7 +42,8 @@ def saes_asset(study: Study, mix: str) -> dg.AssetsDefinition:
         # TopK may use fewer than k latents where fewer are positive; that is not a miss.
         steered = {label for label, arm in cell.cell.arms.items() if arm.architecture != "topk"}
         off = max((abs(s["final_l0"] / wanted - 1) for label, wanted, s in rows if label in steered), default=0.0)
-        figures: dict[str, Any] = {"arms": len(rows), "note": None if rows else "no arms here"}
+        stopped = ", ".join(f"{label} at step {found.summary['step']}" for label, found in cell.diverged.items())
+        figures: dict[str, Any] = {"arms": len(rows), "note": None if rows else "no arms here", "diverged": stopped or None}
         if rows:
             figures |= {f"mean_{name}": sum(s[name] for *_, s in rows) / len(rows) for name in ("final_loss", "final_l0", "dead_share")}
             # An arm that branched off another's trunk counts only the steps it took itself.
@@ -60,8 +64,11 @@ def saes_asset(study: Study, mix: str) -> dg.AssetsDefinition:
                     for label, w, s in rows
                 ]
             )
-        checks = [check(asset_key, sparse.name, off <= 0.15, blocking=False, worst_relative_miss=off)]
-        return result(list(cell.saes.values()), version=cell.version, figures=figures, checks=checks)
+        checks = [
+            check(asset_key, sparse.name, off <= 0.15, blocking=False, worst_relative_miss=off),
+            check(asset_key, finite.name, not stopped, blocking=False, diverged=stopped or "none"),
+        ]
+        return result([*cell.saes.values(), *cell.diverged.values()], version=cell.version, figures=figures, checks=checks)
 
     return trained
 

@@ -5,9 +5,10 @@
     python benchmarks/recovery.py --render benchmarks/results/recovery.json
 
 Every tool begins with the same parameters, sees the same activations in the same order and takes the same number of steps
-of Adam, at the rate that was best for it among the same few on a seed of its own. Two figures per tool: explained variance of held-out activations, and the mean over planted
-features of the largest cosine with a decoder row. Where L0 is set by a coefficient, a peer's coefficient is searched until
-its L0 is that of ours. Intervals are those of the paired difference over seeds (Student's t, 95 %).
+of Adam, at the rate that was best for it among the same few (and further ones, where the best is the first or the last) on a
+seed of its own. Two figures per tool: explained variance of held-out activations, and the mean over planted features of the
+largest cosine with a decoder row. Where L0 is set by a coefficient, a peer's coefficient is searched until its L0 is on
+either side of ours and near it, and its figures are interpolated at ours. Intervals are those of the paired difference over seeds (Student's t, 95 %).
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matching import FIGURES, L0_TOLERANCE, at_target, bracketed, chosen_rate, deviation, near, next_strength
 from numpy.typing import NDArray
 from peers import DICTIONARY_LEARNING, SAELENS, SPARSIFY
 from side_by_side import REPOSITORY, Worker, machine
-from train import BANDWIDTH, say
+from train import say
 from training_rows import LIKE_PEERS, Row, write_activations
+from training_setup import BANDWIDTH
 from training_tools import PEER_TOOLS, Tool
 
 PROBLEM = {"d_in": 64, "d_sae": 256, "batch": 512, "sparsity": 8}
@@ -42,8 +45,8 @@ RATES = (1e-3, 2e-3, 4e-3)
 TUNING_SEED = 1_000
 WARMUP_SHARE, DECAY_SHARE, DEAD_SHARE = 0.05, 0.2, 0.1
 """Schedule and dead window, as shares of the budget, in every tool that has them."""
-L0_TOLERANCE, MOST_TRIALS = 0.05, 6
-"""How near a peer's L0 must come to ours, and how many trainings may be spent on it."""
+MOST_TRIALS = 6
+"""Trainings that may be spent on a peer's L0."""
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """97.5 % point of Student's t for so many seeds."""
 
@@ -51,7 +54,8 @@ TOOLS = {name: tool for name, tool in PEER_TOOLS.items() if name in ("sae-lens",
 """One way of training per peer: the others differ in speed."""
 
 CONDITIONS = {
-    "all": f"Adam at the best of {RATES} for each tool and architecture, found on another seed; warm-up over {WARMUP_SHARE:.0%} and linear decay "
+    "all": f"Adam at the best of {RATES} for each tool and architecture, or beyond, found on another seed at matched L0; figures of a tool whose L0 a "
+    f"coefficient sets are interpolated at the L0 of ours, the nearest training being within {L0_TOLERANCE:.0%} of it or marked; warm-up over {WARMUP_SHARE:.0%} and linear decay "
     f"over the last {DECAY_SHARE:.0%} of the steps; latents are dead after {DEAD_SHARE:.0%} of the tokens, with AuxK where a tool has it; latents chosen as in training",
     "sparsify": "its own schedule decays from the end of the warm-up; auxk_alpha = 1/32",
     "dictionary_learning": "Gated and JumpReLU with Adam's first moment off, as it trains them",
@@ -80,7 +84,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = arguments.scratch / "recovery"
     shutil.rmtree(folder, ignore_errors=True)
     tools = {"ours": Tool("our_training.py")}
-    tools |= {name: tool for name, tool in TOOLS.items() if tool.peer is not None and tool.peer.name in arguments.peers and tool.python is not None}
+    wanted = {name: tool for name, tool in TOOLS.items() if tool.peer is not None and tool.peer.name in arguments.peers}
+    missing = {name: tool.absence for name, tool in wanted.items() if tool.absence is not None}
+    tools |= {name: tool for name, tool in wanted.items() if name not in missing}
     try:
         with Bench(folder, arguments.steps) as bench:
             architectures = {
@@ -95,7 +101,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
     return {
         "benchmark": "recovery", "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(), "problem": PROBLEM | {"features": FEATURES},
-        "steps": arguments.steps, "seeds": arguments.seeds, "architectures": architectures, "conditions": CONDITIONS,
+        "steps": arguments.steps, "seeds": arguments.seeds, "architectures": architectures, "missing": missing, "conditions": CONDITIONS,
     }  # fmt: skip
 
 
@@ -111,33 +117,36 @@ class Bench(ExitStack):
         """One architecture: rates are chosen on one seed, then every other seed is trained by all."""
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in tools}
         rates: dict[str, float] = {}
+        edges: dict[str, bool] = {}
         strengths = dict.fromkeys(tools, 1.0)
         say(f"{architecture}: choosing rates")
+        tuning = problem(self.folder / f"{architecture}-rates", architecture, TUNING_SEED, self.steps)
         for name, tool in tools.items():
-            tuning = problem(self.folder / f"{architecture}-rates", architecture, TUNING_SEED, self.steps)
-            tried = []
-            for rate in arguments.rates:
+
+            def run_at(rate: float, name: str = name, tool: Tool = tool) -> dict[str, float]:
                 run = self.at_l0(name, tool, tuning, rate, PROBLEM["sparsity"], strengths[name])
                 strengths[name] = run["strength"]
-                tried.append((run["explained_variance"], rate))
-            rates[name] = max(tried)[1]
+                return run
+
+            rates[name], edges[name] = chosen_rate(arguments.rates, run_at)
         for seed in range(arguments.seeds):
             say(f"{architecture}: seed {seed}")
             given = problem(self.folder / f"{architecture}-{seed}", architecture, seed, self.steps)
             for name, tool in tools.items():
                 target = runs["ours"][seed]["l0"] if name != "ours" else PROBLEM["sparsity"]
                 runs[name].append(self.at_l0(name, tool, given, rates[name], target, strengths[name]))
-        return compared(runs) | {"rates": rates}
+        return compared(runs) | {"rates": rates, "rate_at_edge": edges}
 
     def at_l0(self, name: str, tool: Tool, given: Problem, rate: float, target: float, strength: float) -> dict[str, float]:
-        """A training with the strength of the sparsity term at which its L0 is nearest to the target; ours steers by itself."""
+        """The figures at the target L0, from trainings with several strengths of the sparsity term; ours steers by itself."""
         tried: list[dict[str, float]] = []
+        searched = name != "ours" and given.setup["architecture"] not in LIKE_PEERS
         while len(tried) < MOST_TRIALS:
             tried.append(self.train(name, tool, given, rate, strength))
-            if name == "ours" or given.setup["architecture"] in LIKE_PEERS or abs(tried[-1]["l0"] / target - 1) <= L0_TOLERANCE:
+            if not searched or (near(tried, target) and bracketed(tried, target)):
                 break
             strength = next_strength(tried, target)
-        return min(tried, key=lambda run: abs(math.log(max(run["l0"], 1e-3) / target)))
+        return at_target(tried, target)
 
     def train(self, name: str, tool: Tool, given: Problem, rate: float, strength: float) -> dict[str, float]:
         """One training and its figures. Ours writes the initial parameters that the others read, so it goes first."""
@@ -175,26 +184,9 @@ def problem(folder: Path, architecture: str, seed: int, steps: int) -> Problem:
         "widths": row.widths, "warmup_steps": round(WARMUP_SHARE * steps), "decay_steps": round(DECAY_SHARE * steps), "total_steps": steps,
         "dead_tokens": round(DEAD_SHARE * steps * row.batch), "bandwidth": BANDWIDTH, "threads": 1, "device": "cpu", "seed": seed,
         "scratch": str(folder), "activations": str(written.activations), "held_out": str(written.held_out), "variance": written.variance,
-        "initial": str(folder / "initial.npz"), "name": "arm", "options": {"auxk": 1 / 32}, "arms": False,
+        "initial": str(folder / "initial.npz"), "name": "arm", "options": {"auxk": 1 / 32}, "arms": False, "steers": True,
     }  # fmt: skip
     return Problem(setup, written.directions)
-
-
-def next_strength(tried: list[dict[str, float]], target: float) -> float:
-    """The next strength to try: between the nearest ones with too high and too low an L0, else further out.
-
-    L0 falls with the strength; both are taken in logarithms, in which the relation is nearly straight.
-    """
-    above = [run for run in tried if run["l0"] > target]
-    below = [run for run in tried if run["l0"] <= target]
-    if not below:
-        return 2.5 * max(run["strength"] for run in above)
-    if not above:
-        return min(run["strength"] for run in below) / 2.5
-    weak, strong = max(above, key=lambda run: run["strength"]), min(below, key=lambda run: run["strength"])
-    ends = [math.log(max(run["l0"], 1e-3) / target) for run in (weak, strong)]
-    share = min(max(ends[0] / (ends[0] - ends[1]), 0.1), 0.9)
-    return weak["strength"] * (strong["strength"] / weak["strength"]) ** share
 
 
 def mean_max_cosine(decoder: np.ndarray, directions: np.ndarray) -> float:
@@ -208,10 +200,10 @@ def compared(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Means per tool, and ours minus each peer with the interval over seeds."""
     result: dict[str, Any] = {"runs": runs, "tools": {}}
     for name, found in runs.items():
-        tool: dict[str, Any] = {field: statistics.mean(run[field] for run in found) for field in ("explained_variance", "mean_max_cosine", "l0")}
+        tool: dict[str, Any] = {field: statistics.mean(run[field] for run in found) for field in (*FIGURES, "l0")}
         if name != "ours":
-            tool["l0_matched"] = all(abs(a["l0"] / b["l0"] - 1) <= 2 * L0_TOLERANCE for a, b in zip(found, runs["ours"], strict=True))
-            for field in ("explained_variance", "mean_max_cosine"):
+            tool["l0_matched"] = all(deviation(a, b["l0"]) <= L0_TOLERANCE for a, b in zip(found, runs["ours"], strict=True))
+            for field in FIGURES:
                 tool[f"ours_minus_{field}"] = interval([b[field] - a[field] for a, b in zip(found, runs["ours"], strict=True)])
         result["tools"][name] = tool
     return result
@@ -238,12 +230,14 @@ def rendered(found: dict[str, Any]) -> str:
     ]
     for architecture, result in found["architectures"].items():
         for name, tool in result["tools"].items():
+            edge = " (outermost tried)" if result["rate_at_edge"][name] else ""
             mark = "" if tool.get("l0_matched", True) else " (not matched)"
             lines.append(
-                f"| {architecture} | {name} | {result['rates'][name]:g} | {tool['l0']:.2f}{mark} | {tool['explained_variance']:.4f} | {_words(tool.get('ours_minus_explained_variance'))} "
+                f"| {architecture} | {name} | {result['rates'][name]:g}{edge} | {tool['l0']:.2f}{mark} | {tool['explained_variance']:.4f} | {_words(tool.get('ours_minus_explained_variance'))} "
                 f"| {tool['mean_max_cosine']:.4f} | {_words(tool.get('ours_minus_mean_max_cosine'))} |"
             )
-    return "\n".join([*lines, "", *(f"- {name}: {condition}." for name, condition in found["conditions"].items())])
+    lines += ["", *(f"- {name} was not measured: {reason}." for name, reason in found["missing"].items())]
+    return "\n".join([*lines, *(f"- {name}: {condition}." for name, condition in found["conditions"].items())])
 
 
 def _words(difference: dict[str, float] | None) -> str:

@@ -7,7 +7,7 @@
     python benchmarks/train.py --render benchmarks/results/train-cpu.json
 
 All tools train on the same activations in memory, from the same parameters, with Adam at the same rate, and take turns
-(see side_by_side.py). Nothing is timed before the tools' losses have been compared.
+(see side_by_side.py). Nothing is timed before the tools have been found to train alike (see agreement.py).
 """
 
 from __future__ import annotations
@@ -18,28 +18,27 @@ import json
 import shutil
 import statistics
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import agreement
 from peers import DICTIONARY_LEARNING, SAELENS, SPARSIFY
 from side_by_side import REPOSITORY, Worker, machine, paired
-from training_rows import ARMS, ARMS_ROW, CUDA_ROWS, LIKE_PEERS, ROWS, Row, Written, write_activations
+from training_rows import ARMS, ARMS_ROW, CUDA_ROWS, ROWS, Row, write_activations
+from training_setup import base_setup, problem_setup, told
 from training_table import rendered
-from training_tools import BUILD, CONDITIONS, CUDA_TOOLS, LEARNING_RATE, OURS, PEER_TOOLS, TOLERANCE, Tool
+from training_tools import CONDITIONS, CUDA_TOOLS, OURS, PEER_TOOLS, Tool
 
 BATCHES = 8
 """Distinct batches in memory; they are handed out again and again."""
 YARDSTICK = 1_024
 """Side of the matrices whose product is a yardstick."""
-BANDWIDTH = 0.1
-"""JumpReLU's, in units of a coordinate's root mean square, which is 1 here."""
-DEAD_TOKENS = 10_000_000
-"""When a latent counts as dead, in every tool: later than anything measured here, so nobody pays for AuxK."""
-TOTAL_STEPS = 10**6
-"""Length that the schedules are told: the rate is constant throughout."""
+FIRST_STEPS = 2
+"""Steps of every tool at the row's own size before anything is timed; the errors before and after them are compared too."""
 
 
 def main() -> None:
@@ -65,14 +64,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every row, as one object."""
     result: dict[str, Any] = {
         "benchmark": "train", "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(), "device": arguments.device,
-        "threads": arguments.threads, "rounds": arguments.rounds, "compared_steps": arguments.steps, "conditions": CONDITIONS, "rows": {},
+        "threads": arguments.threads, "rounds": arguments.rounds,
+        "compared": agreement.SIZE | {"steps": arguments.steps, "lr": agreement.LEARNING_RATE}, "conditions": CONDITIONS, "rows": {},
     }  # fmt: skip
     reason = not_measurable(arguments.device)
+    compared: dict[str, dict[str, agreement.Trajectory]] = {}
     for row in chosen_rows(arguments):
         if reason:
             result["rows"][row.name] = {"row": asdict(row), "not_measured": reason}
             continue
-        result["rows"][row.name] = measure_row(row, arguments)
+        result["rows"][row.name] = measure_row(row, arguments, compared)
         say(f"{row.name}: {in_short(result['rows'][row.name])}")
     if arguments.device == "cpu":
         if arguments.arms:
@@ -114,45 +115,48 @@ def tools_for(row: Row, arguments: argparse.Namespace) -> tuple[dict[str, Tool],
             continue
         if arguments.device == "cuda" and name not in CUDA_TOOLS:
             continue
-        if tool.python is None:
-            missing[name] = f"no environment {tool.peer.environment}; build it with `{BUILD}`, or name an interpreter in {tool.peer.variable}"
+        if tool.absence is not None:
+            missing[name] = tool.absence
         else:
             tools[name] = tool
     return tools, missing
 
 
-def base_setup(row: Row, arguments: argparse.Namespace, folder: Path, written: Written) -> dict[str, Any]:
-    """What all workers of a row are told."""
-    return asdict(row) | {
-        "widths": row.widths, "lr": LEARNING_RATE, "warmup_steps": 0, "decay_steps": 0, "total_steps": TOTAL_STEPS, "dead_tokens": DEAD_TOKENS,
-        "bandwidth": BANDWIDTH, "threads": arguments.threads, "device": arguments.device, "seed": 0, "scratch": str(folder),
-        "activations": str(written.activations), "held_out": str(written.held_out), "variance": written.variance,
-        "initial": str(folder / "initial.npz"), "options": {}, "strength": 1.0, "writes_initial": False, "arms": False,
-    }  # fmt: skip
+def measure_row(row: Row, arguments: argparse.Namespace, compared: dict[str, dict[str, agreement.Trajectory]]) -> dict[str, Any]:
+    """One row: the tools compared, then rounds of all tools, each starting with another one.
 
-
-def measure_row(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One row: the tools' losses compared, then rounds of all tools, each starting with another one."""
+    Args:
+        compared: trajectories of the small problem by architecture and tool; filled when an architecture comes first.
+    """
     folder = arguments.scratch / f"train-{row.name}"
     shutil.rmtree(folder, ignore_errors=True)
     say(f"{row.name}: writing activations")
-    written = write_activations(folder, row.d_in, BATCHES * row.batch, row.batch, n_features=2 * row.d_in, l0=row.sparsity, seed=0)
     tools, missing = tools_for(row, arguments)
-    setup = base_setup(row, arguments, folder, written)
+    setup = problem_setup(row, arguments, folder, BATCHES)
+    first = setup
+    if row.architecture not in compared:
+        small = {"lr": agreement.LEARNING_RATE, "steers": False}
+        first = problem_setup(agreement.problem(row.architecture), arguments, folder / "compared", agreement.BATCHES) | small
     try:
         with ExitStack() as stack:
             limit = stack.enter_context(Worker("encoder_limit.py", sys.executable, setup, folder))
             workers: dict[str, Worker] = {}
             for name, tool in tools.items():
-                process = name.replace(", ", "-").replace(" ", "-")
-                own = {"name": process, "options": tool.options, "writes_initial": name == "ours"}
+                own = told(name, tool)
                 assert tool.python is not None
-                workers[name] = stack.enter_context(Worker(tool.script, tool.python, setup | own, folder, process, tool.variables))
+                workers[name] = stack.enter_context(Worker(tool.script, tool.python, first | own, folder, own["name"], tool.variables))
                 if name == "ours":  # the others begin with its parameters
                     workers[name].ready()
             for worker in (limit, *(worker for name, worker in workers.items() if name != "ours")):
                 worker.ready()
-            losses = {name: trajectory(name, worker, row, arguments.steps) for name, worker in workers.items()}
+            if first is not setup:
+                say(f"{row.name}: comparing what the tools improve in {arguments.steps} steps")
+                halves = (arguments.steps // 2, arguments.steps - arguments.steps // 2)
+                compared[row.architecture] = {name: trajectory(worker, halves) for name, worker in workers.items()}
+                for name, worker in workers.items():
+                    worker.ask("restart", **(setup | told(name, tools[name])))
+            say(f"{row.name}: first steps")
+            started = {name: trajectory(worker, (FIRST_STEPS,)) for name, worker in workers.items()}
             measured: dict[str, list[dict[str, Any]]] = {name: [] for name in (*workers, "limit", "yardsticks")}
             for n in range(arguments.rounds):
                 say(f"{row.name}: round {n + 1} of {arguments.rounds}")
@@ -161,47 +165,51 @@ def measure_row(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
                 measured["limit"].append(limit.ask("limit"))
                 names = list(workers)
                 for name in names[n % len(names) :] + names[: n % len(names)]:
-                    result = workers[name].ask("run", seconds=arguments.seconds, least=2)
+                    result = workers[name].ask("run", seconds=arguments.seconds, least=1 if arguments.device == "cpu" else 2)
                     measured[name].append(result | {"rate": result["tokens"] / result["seconds"]})
-        return summarised(row, measured, losses, workers, missing)
+        return summarised(row, measured, compared[row.architecture], started, workers, missing)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def trajectory(name: str, worker: Worker, row: Row, steps: int) -> list[dict[str, float]]:
-    """Errors on held-out rows before, half way through and after the first ``steps`` steps."""
-    say(f"{row.name}: comparing losses, {name}")
-    found = []
-    for share in (0, steps // 2, steps - steps // 2):
-        if share:
-            worker.ask("train", steps=share)
-        found.append({field: value for field, value in worker.ask("evaluate").items() if field in ("steps", "nmse", "l0")})
-    return found
+def trajectory(worker: Worker, steps: Iterable[int]) -> agreement.Trajectory:
+    """Errors on held-out rows before training and after each of these numbers of further steps."""
+    found = [worker.ask("evaluate")]
+    for count in steps:
+        worker.ask("train", steps=count)
+        found.append(worker.ask("evaluate"))
+    return [{field: value for field, value in each.items() if field in ("steps", "nmse", "l0")} for each in found]
 
 
 def summarised(
     row: Row,
     measured: dict[str, list[dict[str, Any]]],
-    losses: dict[str, list[dict[str, float]]],
+    losses: dict[str, agreement.Trajectory],
+    started: dict[str, agreement.Trajectory],
     workers: dict[str, Worker],
     missing: dict[str, str],
 ) -> dict[str, Any]:
-    """A row's object."""
-    tolerance = TOLERANCE["same" if row.architecture in LIKE_PEERS else "steered"]
+    """A row's object.
+
+    Args:
+        losses: of the small problem.
+        started: of the first steps at the row's size.
+    """
     tools = {}
     for name, worker in workers.items():
         rates = [each["rate"] for each in measured[name]]
         tools[name] = {
             "tokens_per_second": statistics.median(rates), "slowest": min(rates), "fastest": max(rates),
-            "milliseconds_per_step": 1e3 * row.batch / statistics.median(rates), "loaded_mib": worker.resident_mib,
-            "peak_mib": max(each["peak_mib"] for each in measured[name]), "losses": losses[name], **worker.about,
+            "milliseconds_per_step": 1e3 * row.batch / statistics.median(rates), "peak_mib": max(each["peak_mib"] for each in measured[name]),
+            "losses": losses[name], "first_steps": started[name], **worker.about,
         }  # fmt: skip
         if "device_peak_mib" in measured[name][0]:
             tools[name]["device_peak_mib"] = max(each["device_peak_mib"] for each in measured[name])
         if name != "ours":
             tools[name]["ours_is_times_faster"] = paired(measured["ours"], measured[name], "rate")
-            tools[name]["loss_difference"] = loss_difference(losses["ours"], losses[name])
-            tools[name]["losses_agree"] = tools[name]["loss_difference"] <= tolerance
+            pairs = [(each["ours"], each[name]) for each in (losses, started)]
+            tools[name]["improvement_difference"], tools[name]["first_steps_difference"] = (agreement.improvement_difference(*pair) for pair in pairs)
+            tools[name]["losses_agree"] = all(agreement.agree(*pair) for pair in pairs)
     peers = {name: tool for name, tool in tools.items() if name not in OURS}
     fractions = {
         dtype: statistics.median(
@@ -218,7 +226,7 @@ def summarised(
         "best_peer": min(peers, key=lambda name: peers[name]["ours_is_times_faster"], default=None),
         "fraction_of_limit": fractions,
         "losses_agree": all(tool["losses_agree"] for name, tool in tools.items() if name != "ours"),
-        "tolerance": tolerance,
+        "tolerance": agreement.TOLERANCE,
         "limit_milliseconds": {dtype: 1e3 * statistics.median(each[f"{dtype}_seconds"] for each in measured["limit"]) for dtype in fractions},
         "yardsticks": {
             name: statistics.median(each[name] for each in measured["yardsticks"])
@@ -226,11 +234,6 @@ def summarised(
             if name != "peak_mib"
         },
     }
-
-
-def loss_difference(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> float:
-    """Largest relative difference of the squared error at any of the compared steps."""
-    return max(abs(b["nmse"] / a["nmse"] - 1) for a, b in zip(ours, theirs, strict=True))
 
 
 def measure_arms(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -279,8 +282,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of every tool; 1 is the primary figure")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="least time of one tool's turn, at least two steps")
-    parser.add_argument("--steps", type=int, default=20, help="after which the tools' losses are compared")
+    parser.add_argument("--seconds", type=float, default=2.0, help="least time of one tool's turn, at least one step")
+    parser.add_argument("--steps", type=int, default=agreement.STEPS, help="after which the tools' losses are compared")
     parser.add_argument("--peers", nargs="*", choices=(peers := [peer.name for peer in (SAELENS, DICTIONARY_LEARNING, SPARSIFY)]), default=peers)
     parser.add_argument("--arms", action=argparse.BooleanOptionalAction, default=True, help=f"measure {ARMS} arms on one stream too")
     parser.add_argument("--quick", action="store_true", help="tiny rows: whether everything runs, not how fast")

@@ -67,8 +67,8 @@ def peers_table(rows: dict[str, Any]) -> str:
     if not names:
         return ""
     lines = [
-        "Each peer: activations/s, how many times faster ours is (median of ratios within a round), squared error after the compared steps "
-        "over the variance, and L0.",
+        "Each peer: activations/s, how many times faster ours is (median of ratios within a round), and, on the small problem of the comparison, "
+        "squared error over the variance before and after the steps, and L0.",
         "",
         "| row | ours | " + " | ".join(names) + " |",
         "|---" * (len(names) + 2) + "|",
@@ -102,8 +102,8 @@ def _peer_cell(peer: dict[str, Any] | None) -> str:
 
 
 def _loss(tool: dict[str, Any]) -> str:
-    last = tool["losses"][-1]
-    return f"{last['nmse']:.4f} at {last['l0']:.0f}"
+    first, last = tool["losses"][0], tool["losses"][-1]
+    return f"{first['nmse']:.3f} → {last['nmse']:.3f} at {last['l0']:.0f}"
 
 
 def _peak(tool: dict[str, Any]) -> float:

@@ -6,14 +6,12 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+import agreement
 from peers import DICTIONARY_LEARNING, SAELENS, SPARSIFY
 from side_by_side import Peer
-from training_rows import LIKE_PEERS
 
 LEARNING_RATE = 3e-4
-TOLERANCE = {"same": 0.05, "steered": 0.25}
-"""Largest relative difference between the tools' squared errors on held-out rows: where loss and sparsity are the same,
-and where each tool has a sparsity term of its own."""
+BUILD = "python benchmarks/train.py --build-peers"
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,13 @@ class Tool:
         """The interpreter, or None where its environment was not built."""
         return sys.executable if self.peer is None else self.peer.python
 
+    @property
+    def absence(self) -> str | None:
+        """Why it cannot be measured, or None."""
+        if self.peer is None or self.python is not None:
+            return None
+        return f"no environment {self.peer.environment}; build it with `{BUILD}`, or name an interpreter in {self.peer.variable}"
+
 
 OURS = {
     "ours": Tool("our_training.py"),
@@ -54,8 +59,6 @@ PEER_TOOLS = {
 CUDA_TOOLS = ("sparsify",)
 """Peers of the GPU's row: the one that has kernels for a GPU."""
 
-BUILD = "python benchmarks/train.py --build-peers"
-
 CONDITIONS = {
     "all": f"float32 parameters, Adam at {LEARNING_RATE:g} without warm-up, activations in memory, no data loading, logging or checkpoints; no latent "
     "is dead yet, so no auxiliary loss acts",
@@ -65,7 +68,8 @@ CONDITIONS = {
     "only with rescale_acts_by_decoder_norm off; 'autocast' is its bfloat16 autocast",
     "dictionary_learning": "the trainer's own update; its running threshold, which starts at step 1,000, is not reached",
     "sparsify": "the body of Trainer.fit for one hook point with optimizer=adam, float32 matmul precision 'high' as it sets it",
-    "losses": f"squared error on held-out rows over their variance, before training, half way and after the compared steps; within {TOLERANCE['same']:.0%} "
-    f"where loss and sparsity are the same in all tools ({', '.join(LIKE_PEERS)}), within {TOLERANCE['steered']:.0%} elsewhere, or the row is marked",
+    "losses": f"squared error on held-out rows over their variance, before and after steps at a rate of {agreement.LEARNING_RATE:g} on a small problem "
+    f"(d_in {agreement.SIZE['d_in']}, d_sae {agreement.SIZE['d_sae']}, batch {agreement.SIZE['batch']}) with fixed coefficients; the improvement is within "
+    f"{agreement.TOLERANCE:.0%} of ours half way and at the end, and in the first steps at the row's own size, or the row is marked",
     "gated": "dictionary_learning trains Gated and JumpReLU with Adam's first moment off",
 }

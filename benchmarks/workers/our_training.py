@@ -1,7 +1,7 @@
 """This project's trainer. Imports with torch, NumPy and safetensors alone, so that it runs on any bare machine.
 
 A step is the one that the trainer takes with each batch of the stream (``Run.take_step``), its record of the loss
-included. Several arms together are the trainer itself, on a stream that hands out shuffled rows from memory.
+included; ``steers`` of the set-up says whether the L0 is held at its target. Several arms together are the trainer itself, on a stream that hands out shuffled rows from memory.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ class Ours:
             setup["name"], folder, arm(setup), d_model=setup["d_in"], d_sae=setup["d_sae"], statistics=input_statistics(rows, normalise=False),
             workspace=Workspace(), device=setup["device"], label="benchmark", metadata={},
         )  # fmt: skip
+        if not setup["steers"] and hasattr(self.run.sae, "controller"):
+            # The loss alone, as the other tools minimise it: no sparsity that is held by moving coefficient and thresholds.
+            self.run.sae.adjust = lambda parts: None
         if setup["writes_initial"]:
             save_initial_state(setup["initial"], self.initial_state())
 
@@ -90,12 +93,17 @@ def arm(setup: dict[str, Any], seed: int = 0, tokens: int | None = None) -> Arm:
 class MemoryStream:
     """Shuffled rows of a bfloat16 table in memory, widened as the stream of a cache widens them; it times its own use.
 
+    Arms are opened when the first batch has come and finished (calibrated, measured, written) before one more than the last
+    is asked for. Time therefore counts from the demand for the second batch to the demand for the last: reading and
+    taking steps, nothing else.
+
     Attributes:
-        seconds: from the first batch asked for to the end of the last, summed over uses.
+        seconds: between those moments, summed over uses.
+        timed: batches between them, summed over uses.
     """
 
     def __init__(self, rows: Tensor, batch: int) -> None:
-        self.rows, self.seconds = rows.bfloat16(), 0.0
+        self.rows, self.seconds, self.timed = rows.bfloat16(), 0.0, 0
         self._order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))
         self._buffer = torch.empty(batch, rows.shape[1], dtype=torch.bfloat16)
 
@@ -109,14 +117,16 @@ class MemoryStream:
 
     def batches(self, start: int, size: int, count: int, device: str) -> Generator[Tensor, None, None]:
         """See ``Activations``."""
-        started = time.perf_counter()
-        try:
-            for number in range(count):
-                first = (start + number * size) % (len(self._order) - size + 1)
-                torch.index_select(self.rows, 0, self._order[first : first + size], out=self._buffer)
-                yield self._buffer.to(device).float()
-        finally:
-            self.seconds += time.perf_counter() - started
+        started = 0.0
+        for number in range(count):
+            if number == 1:
+                started = time.perf_counter()
+            if number == count - 1 and count > 2:
+                self.seconds += time.perf_counter() - started
+                self.timed += count - 2
+            first = (start + number * size) % (len(self._order) - size + 1)
+            torch.index_select(self.rows, 0, self._order[first : first + size], out=self._buffer)
+            yield self._buffer.to(device).float()
 
 
 def arms_actions(setup: dict[str, Any]) -> Actions:
@@ -125,7 +135,7 @@ def arms_actions(setup: dict[str, Any]) -> Actions:
     folder = Path(setup["scratch"]) / "arms"
 
     def train(count: int, steps: int, together: bool) -> dict[str, Any]:
-        """Seconds of the steps of ``count`` arms, reading included; preparing and finishing an arm is left out."""
+        """Seconds of all but the first and the last of ``steps`` steps of ``count`` arms, reading included, and tokens of these."""
         arms = {f"arm-{seed}": arm(setup, seed, steps * setup["batch"]) for seed in range(count)}
         stream = MemoryStream(rows, setup["batch"])
         groups = [arms] if together else [{name: each} for name, each in arms.items()]
@@ -138,7 +148,7 @@ def arms_actions(setup: dict[str, Any]) -> Actions:
                 label="benchmark", metadata={"model_name": "none", "hook_name": "none"},
             )  # fmt: skip
         shutil.rmtree(folder)
-        return {"seconds": stream.seconds, "tokens": count * steps * setup["batch"]}
+        return {"seconds": stream.seconds, "tokens": stream.timed * (count if together else 1) * setup["batch"]}
 
     return {"arms": train}
 

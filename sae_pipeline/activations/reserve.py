@@ -1,7 +1,9 @@
 """Activations that no training order contains: one half calibrates thresholds, the other measures the sparsity reached.
 
-A threshold set on what the SAE was trained on lets fewer latents through on text it has not seen. The reserve is taken
-from the ends of blocks spread evenly over the corpus, the same for every data seed, and is small beside the corpus.
+A threshold set on what the SAE was trained on lets fewer latents through on what it was not. The reserve is taken from the
+ends of blocks spread evenly over the corpus, the same for every data seed, and is small beside the corpus. Its rows are in
+no epoch, but the tokens before them, often of the same documents, are: text that shares nothing with training is what the
+evaluation sets are for.
 """
 
 from __future__ import annotations

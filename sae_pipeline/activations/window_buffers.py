@@ -13,7 +13,6 @@ from torch import Tensor
 from sae_pipeline.activations.order import ShuffledOrder, Window
 from sae_pipeline.activations.rows import ActivationRows
 
-
 BLOCKS_AHEAD = 16
 """Blocks that the disk is asked for before they are read: two to three times the rate of one after the other, when nothing is cached."""
 

@@ -35,6 +35,7 @@ def build_report(
     activation_statistics: pd.DataFrame,
     massive_tokens: pd.DataFrame,
     training: pd.DataFrame,
+    diverged: pd.DataFrame,
 ) -> dict[str, Any]:
     """Write ``index.html``, ``report.md``, ``findings.json`` and ``figures/<name>.png`` and ``.csv`` into ``folder``.
 
@@ -51,6 +52,7 @@ def build_report(
         text: the text tables by name: corpus_statistics, left_out, duplicates, adequacy, token_ranks.
         activation_statistics, massive_tokens: what the raw activations are like, as in the warehouse.
         training: the monitored steps of every SAE, as in the warehouse.
+        diverged: the arms that were stopped, as in the warehouse.
         lineage: one row per artifact: artifact_stage, what, fingerprint, content, inputs, created, seconds, libraries.
 
     Returns:
@@ -60,6 +62,7 @@ def build_report(
         study=study, tables=tables, findings=findings, health=health, lineage=lineage, matrix=matrix, expansion_curve=expansion_curve,
         budget_curve=budget_curve, tradeoff=tradeoff, subject=subject, text=text,
         activation_statistics=activation_statistics, massive_tokens=massive_tokens, training=training,
+        diverged=diverged,
     )  # fmt: skip
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,7 @@ def gather(
     activation_statistics: pd.DataFrame,
     massive_tokens: pd.DataFrame,
     training: pd.DataFrame,
+    diverged: pd.DataFrame,
 ) -> Report:
     """The report of a study as data; see :func:`sae_pipeline.reports.build.build_report` for the frames."""
     confidence = study.analysis.confidence
@@ -54,7 +55,7 @@ def gather(
         here = {name: in_study_order(_at(site, frame), study) for name, frame in frames.items()}
         sections += _of_site(site, tables, _factor_sections(study, tables.at_site(site), _at(site, findings), here))
     sections += [
-        training_section(training, tables.saes),
+        training_section(training, tables.saes, diverged),
         corpora_section(
             text["corpus_statistics"],
             text["duplicates"],

@@ -25,16 +25,18 @@ PANELS = (
 """Columns drawn against the tokens seen, and what their axes say."""
 
 
-def training_section(training: pd.DataFrame, saes: pd.DataFrame) -> Section:
+def training_section(training: pd.DataFrame, saes: pd.DataFrame, diverged: pd.DataFrame) -> Section:
     """How the SAEs of a study were trained.
 
     Args:
         training: rows of the warehouse's ``training``: one per SAE and monitored step.
         saes: rows of ``saes``.
+        diverged: rows of ``diverged``: one per arm that was stopped.
     """
     title = "Training"
+    stopped = () if diverged.empty else (divergence_table(diverged),)
     if training.empty:
-        return Section("training", title, ("No training of this study has been recorded.",))
+        return Section("training", title, ("No training of this study has been recorded.", *_diverged(diverged)), tables=stopped)
     # A loss part is called sparsity, too: what an SAE was asked for has another name here.
     wanted = saes[["sae_id", "mix", "layer", "architecture", "sparsity"]].rename(columns={"sparsity": "wanted_l0"})
     curves = training.merge(wanted, on="sae_id")
@@ -44,10 +46,57 @@ def training_section(training: pd.DataFrame, saes: pd.DataFrame) -> Section:
     missed = saes[_missed(saes) > L0_TOLERANCE]
     sentences = (
         f"{counted(len(ended), 'SAE')} trained; {_dead(dead)}",
+        *_diverged(diverged),
         _sparsity(missed, saes),
+        *_trunks(saes),
         "Loss and L0 here are those of training batches; every comparison rests on held-out text.",
     )
-    return Section("training", title, sentences, plots=(curve_plot(curves, ended),), tables=(end_table(ended, saes),))
+    return Section("training", title, sentences, plots=(curve_plot(curves, ended),), tables=(*stopped, end_table(ended, saes)))
+
+
+def _diverged(diverged: pd.DataFrame) -> tuple[str, ...]:
+    """The sentence on arms that were stopped, if there are any."""
+    if diverged.empty:
+        return ()
+    first = diverged.iloc[0]
+    others = f", and {len(diverged) - 1} more" if len(diverged) > 1 else ""
+    verb = "is" if len(diverged) == 1 else "are"
+    return (
+        f"{counted(len(diverged), 'SAE')} diverged and {verb} in no comparison: {first['sae_id']} at step {first['step']} of {first['steps']} "
+        f"(learning rate {first['learning_rate']:g}){others}.",
+    )
+
+
+def divergence_table(diverged: pd.DataFrame) -> Table:
+    """Where every arm that diverged was stopped."""
+    columns = ("SAE", "layer", "stopped at step", "of", "loss", "learning rate")
+    rows = tuple(
+        text_row(
+            r.sae_id, Cell(layer_name(int(r.layer)), int(r.layer)), Cell(f"{r.step:,}", int(r.step), mark="warning"), Cell(f"{r.steps:,}", int(r.steps)),
+            "not finite" if pd.isna(r.loss) else Cell(f"{r.loss:.4g}", r.loss), Cell(f"{r.learning_rate:g}", r.learning_rate),
+        ) for r in rows_of(diverged)
+    )  # fmt: skip
+    return Table("SAEs that diverged: stopped before the update of that step, not evaluated, and not trained again as they are", columns, rows)
+
+
+def _trunks(saes: pd.DataFrame) -> tuple[str, ...]:
+    """The sentence on token budgets that share a trunk, if there are any."""
+    on_trunk = saes[saes["trunk_tokens"].notna()]
+    if on_trunk.empty:
+        return ()
+    own = len(saes) - len(on_trunk)
+    others = f"; the other {own} have a schedule of their own, which is another treatment" if own else ""
+    return (
+        f"The budgets of {counted(len(on_trunk), 'SAE')} share a trunk: one run at constant rate, from which each branches off with a decay of its own, "
+        f"so that SAEs of different budgets are not independent runs{others}.",
+    )
+
+
+def _schedule(trunk_tokens: int | None, trunk_steps: int) -> str:
+    """How an SAE came by its steps, in the end table's words."""
+    if pd.isna(trunk_tokens):
+        return "own"
+    return f"trunk, {trunk_steps:,} shared steps" if trunk_steps else "trunk"
 
 
 def _missed(saes: pd.DataFrame) -> pd.Series:
@@ -114,12 +163,23 @@ def against_tokens(curves: pd.DataFrame, title: str) -> Figure:
 
 def end_table(ended: pd.DataFrame, saes: pd.DataFrame) -> Table:
     """Where every SAE ended, and what it cost."""
-    columns = ("SAE", "layer", "loss", "L0 asked for", "L0 on held-out activations", "dead latents", "activations", "per second", "memory")
+    columns = (
+        "SAE",
+        "layer",
+        "schedule",
+        "loss",
+        "L0 asked for",
+        "L0 on held-out activations",
+        "dead latents",
+        "activations",
+        "per second",
+        "memory",
+    )
     costs = ended.set_index("sae_id")
     memory = costs["device_bytes"].where(costs["device_bytes"] > 0, costs["resident_bytes"]) / 2**20
     rows = tuple(
         text_row(
-            r.sae_id, Cell(layer_name(int(r.layer)), int(r.layer)), Cell(f"{r.final_loss:.4f}", r.final_loss), Cell(f"{r.sparsity:g}", r.sparsity),
+            r.sae_id, Cell(layer_name(int(r.layer)), int(r.layer)), _schedule(r.trunk_tokens, int(r.trunk_steps)), Cell(f"{r.final_loss:.4f}", r.final_loss), Cell(f"{r.sparsity:g}", r.sparsity),
             Cell(decimal(r.final_l0, 1), r.final_l0), _dead_cell(costs.loc[r.sae_id, "dead_share"]), Cell(compact(int(r.tokens)), int(r.tokens)),
             Cell(f"{costs.loc[r.sae_id, 'tokens_per_second']:,.0f}", costs.loc[r.sae_id, "tokens_per_second"]),
             Cell(f"{memory[r.sae_id]:,.0f} MiB", memory[r.sae_id]),

@@ -79,7 +79,7 @@ class Cohort:
         with closing(self._batches(stream, batch_size, device)) as batches:
             for step, batch in batches:
                 wanting = [self._opened(member) for member in self._unfinished() if member.step == step]
-                scaled = {normalise: batch * self.scales[normalise] for normalise in {member.arm.normalise for member in wanting}}
+                scaled = {normalise: _scaled(batch, self.scales[normalise]) for normalise in {member.arm.normalise for member in wanting}}
                 for member in wanting:
                     self._take_step(member, scaled[member.arm.normalise], step, checkpoint_every)
         for member in self.members:
@@ -146,6 +146,10 @@ class Cohort:
                     # Nobody may want the next one: arms diverged, or a checkpoint turned out to be damaged.
                     if not any(member.step == step + 1 for member in self._unfinished()):
                         break
+
+
+def _scaled(batch: Tensor, scale: float) -> Tensor:
+    return batch if scale == 1.0 else batch * scale  # Runs only read it, so raw units need no copy.
 
 
 def _next_steps(entrants: list[Entrant]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Arms whose loss is not finite or exploded: what is known of them, and the error that reports all of them at once."""
+"""Arms whose loss is not finite or whose error exploded: what is known of them, and the error that reports all of them at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from sae_pipeline.errors import TrainingError
 
 EXPLODED = 1e3
-"""Loss at which a run is given up; predicting the mean has an error of 1 in these units."""
+"""Mean squared error at which a run is given up; predicting the mean has an error of 1 in these units."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Divergence:
     """The step, counted from 1, whose loss was refused; its update was not applied."""
     steps: int
     loss: float
+    """Of that step; where it is finite, the mean squared error that exploded."""
     learning_rate: float
     """The schedule's constant rate."""
 
@@ -40,7 +41,7 @@ class DivergedArms(TrainingError):
     def __init__(self, label: str, arms: Sequence[Divergence], summaries: dict[str, dict[str, Any]]) -> None:
         self.label, self.arms, self.summaries = label, list(arms), summaries
         super().__init__(
-            f"{label}: expected every loss to stay finite and below {EXPLODED:g} (1 is the error of the mean), found {len(self.arms)} of "
+            f"{label}: expected every loss to stay finite and every error below {EXPLODED:g} (1 is that of the mean), found {len(self.arms)} of "
             f"{len(self.arms) + len(summaries)} arms diverged: {', '.join(map(str, self.arms))}; lower learning_rate or lengthen warmup_share in "
-            "their entry of saes.arms and run again (the other arms are kept and not trained again)"
+            "their entry of saes.arms; run again, unchanged, to go on with the other arms alone"
         )

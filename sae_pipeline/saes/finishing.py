@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from sae_pipeline.saes.checkpoint import NAME as CHECKPOINT
+from sae_pipeline.saes.chunks import CHUNK
 from sae_pipeline.saes.divergence import Divergence
-from sae_pipeline.saes.kernels import CHUNK
 from sae_pipeline.saes.monitoring import DEAD_SHARE_WARNING
 from sae_pipeline.saes.run import Run
 from sae_pipeline.store import flush, write_atomically

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sae_pipeline.errors import BadInput, HubError
+from sae_pipeline.reports.model_card import CARD_FILE
 from sae_pipeline.saes.formats import FORMATS, recognised
 from sae_pipeline.saes.inference import InferenceSAE
 
@@ -66,6 +67,8 @@ def _snapshot(repository: str, inner: str, revision: str | None) -> Path:
 def push(folder: Path, repository: str, *, private: bool = False) -> str:
     """Upload an exported SAE as a model repository, which is made if it does not exist; returns its address.
 
+    Only the format's files and the model card are uploaded, whatever else lies in the folder.
+
     Args:
         folder: as ``sae-pipeline export`` writes it.
         repository: ``owner/name``.
@@ -88,7 +91,13 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
     with _hub_errors(repository, "write"):
         # None lets the owner's default decide; False would ask for a public one where an organisation forbids it.
         address = api.create_repo(repository, repo_type="model", private=private or None, exist_ok=True)
-        api.upload_folder(folder_path=folder, repo_id=repository, repo_type="model", commit_message=f"SAE in {form.library} format")
+        api.upload_folder(
+            folder_path=folder,
+            repo_id=repository,
+            repo_type="model",
+            commit_message=f"SAE in {form.library} format",
+            allow_patterns=[*form.files, *form.extras, CARD_FILE],
+        )
     return str(address)
 
 

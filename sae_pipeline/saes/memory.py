@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sae_pipeline.saes.arm import WITH_AUXK, Arm
+from sae_pipeline.saes.chunks import CHUNK
 from sae_pipeline.saes.schedule import steps_of, trunk_of
 
 MEMORY_SHARE = 0.5
@@ -17,9 +18,6 @@ MEMORY_SHARE = 0.5
 
 ESTIMATE_FACTOR = 2.0
 """The estimate and the measured peak of a group lie within this factor of each other, for arms above about 100 MB."""
-
-CHUNK_ROWS = 1_024
-"""Rows encoded at a time."""
 
 ENCODING_BYTES = 8
 """Per pre-activation of an encoded chunk: itself and the latents."""
@@ -58,12 +56,12 @@ def step_bytes(arm: Arm, d_model: int, d_sae: int) -> int:
     sample is encoded and, where a threshold is calibrated, its scores are ranked.
     """
     n_tokens, matrix = arm.batch_size // arm.accumulate, 4 * d_model * d_sae
-    step = 8 * min(n_tokens, CHUNK_ROWS) * d_sae + 20 * n_tokens * d_model + round(BYTES_PER_ENTRY * n_tokens * min(arm.sparsity, d_sae)) + matrix
+    step = 8 * min(n_tokens, CHUNK) * d_sae + 20 * n_tokens * d_model + round(BYTES_PER_ENTRY * n_tokens * min(arm.sparsity, d_sae)) + matrix
     if arm.accumulate > 1:
         step += 4 * _parameters(d_model, d_sae)
     if arm.architecture in WITH_AUXK and arm.auxk_coefficient:
         step += 12 * n_tokens * (d_sae // 2) + matrix
-    end = (ENCODING_BYTES if arm.architecture == "topk" else RANKING_BYTES) * CHUNK_ROWS * d_sae
+    end = (ENCODING_BYTES if arm.architecture == "topk" else RANKING_BYTES) * CHUNK * d_sae
     return step + max(12 * _parameters(d_model, d_sae), end)
 
 

@@ -6,6 +6,7 @@ The trainer decides which batch comes next; a run only takes steps, so it gives 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,15 @@ class Run:
         """Train on one batch of normalised activations (batch_size, d_model).
 
         Returns:
-            A record when the loss is not finite or exploded; the parameters are then as they were before the step, and no
+            A record when the loss is not finite or the squared error exploded; the parameters are then as they were before the step, and no
             further step can be taken.
         """
         started = time.perf_counter()
         self.parts = self._loss_and_gradients(x)
-        if not self.parts["loss"] < EXPLODED:
-            return self.divergence(self.step + 1, self.parts["loss"])
+        loss, error = self.parts["loss"], self.parts["mse"]
+        # Only the error has a scale: a tilted loss of one massive activation is large in a healthy run.
+        if not (math.isfinite(loss) and error < EXPLODED):
+            return self.divergence(self.step + 1, error if math.isfinite(loss) else loss)
         rate = self.schedule.learning_rate(self.step)
         self.optimiser.step(rate)
         self.sae.adjust(self.parts)

@@ -25,13 +25,16 @@ SMOOTHING = 0.7
 MAX_RATIO = 4.0
 """L0 / target is cut to [1/4, 4], so that the first steps cannot wind the integral up."""
 
+LARGEST = 1e9
+"""Largest coefficient, and the inverse of the least: an L0 that does not answer to the penalty must not wind it up without end."""
+
 
 class SparsityController:
     """Coefficient and threshold correction as functions of the L0 seen so far; two numbers of state."""
 
     def __init__(self, target_l0: float, start: float) -> None:
         self.target_l0 = target_l0
-        self._log_coefficient = math.log(start)
+        self._log_coefficient = _bounded(math.log(start))
         self._log_ratio = 0.0
 
     @property
@@ -49,7 +52,7 @@ class SparsityController:
         limit = math.log(MAX_RATIO)
         ratio = min(max(math.log(max(l0, 1e-3) / self.target_l0), -limit), limit)
         self._log_ratio = SMOOTHING * self._log_ratio + (1 - SMOOTHING) * ratio
-        self._log_coefficient += INTEGRAL_GAIN * ratio
+        self._log_coefficient = _bounded(self._log_coefficient + INTEGRAL_GAIN * ratio)
 
     def state(self) -> Tensor:
         """Two float64 numbers for the checkpoint."""
@@ -58,3 +61,7 @@ class SparsityController:
     def load_state(self, state: Tensor) -> None:
         """Continue exactly where :meth:`state` was taken."""
         self._log_coefficient, self._log_ratio = state.tolist()
+
+
+def _bounded(log_coefficient: float) -> float:
+    return min(max(log_coefficient, -math.log(LARGEST)), math.log(LARGEST))

@@ -64,11 +64,11 @@ def train_arms(
         activations other than those of the calibration), l0_target_error (relative), steps, trunk_steps (of them taken by
         a longer budget of the trunk), tokens, dead_share, learning_rate, seconds (with those of the trunk),
         tokens_per_second, normalisation_scale (input units to normalised units), input_variance (normalised units) and
-        environments (device, threads and torch from which step on).
+        environments (device, kernels, bfloat16, threads and torch from which step on).
 
     Raises:
         StudyError: an arm does not fit the width.
-        DivergedArms: losses were not finite or exploded; raised when all other arms have finished, with their summaries.
+        DivergedArms: losses were not finite or errors exploded; raised when all other arms have finished, with their summaries.
     """
     for name, arm in arms.items():
         check_arm(arm, d_sae, f"{label} {name}")

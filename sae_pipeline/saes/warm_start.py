@@ -23,6 +23,7 @@ schedule and the dead-latent counters begin afresh; a penalty's coefficient goes
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,16 +57,23 @@ def given_sae(folder: Path) -> InferenceSAE:
     """The SAE in a folder, of any format that :class:`InferenceSAE` reads.
 
     Raises:
-        StudyError: there is no such folder, or no SAE that can be read in it.
+        StudyError: there is no such folder, no SAE that can be read in it, or a coefficient that no penalty can have.
     """
     if not folder.is_dir():
         raise StudyError(
             f"warm_start: expected the folder of an SAE, found none at {folder}; correct the path, or write one with `sae-pipeline export`"
         )
     try:
-        return InferenceSAE.load(folder)
+        sae = InferenceSAE.load(folder)
     except BadInput as error:
         raise StudyError(f"warm_start: {error}") from None
+    found = sae.metadata.get(COEFFICIENT, 1.0)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < math.inf:
+        raise StudyError(
+            f"warm_start: expected {COEFFICIENT} to be a finite number above 0, found {found!r} in the configuration of {folder}; "
+            "correct it, or remove it to start from the coefficient of a fresh arm"
+        )
+    return sae
 
 
 def content(sae: InferenceSAE) -> str:

@@ -31,6 +31,7 @@ def reclaim(studies: Sequence[StudyContext], *, dry_run: bool = False) -> list[R
     """
     store = studies[0].store
     kept = {(artifact.stage, artifact.fingerprint) for ctx in studies for _, artifact in reachable.artifacts(ctx)}
+    kept |= {wanted for ctx in studies for wanted in reachable.under_way(ctx)}
     kept |= {("spool", folder.name) for ctx in studies for folder in sources.spools(ctx)}
     gone = []
     for stage, folder in _folders(store):

@@ -17,6 +17,9 @@ from sae_pipeline.study import Cell, cells, d_sae_of
 FLOP_PER_SECOND = 2e11
 """fp32 matrix products on two current CPU cores; the estimate is meant to be right within a factor of three."""
 
+SAE_STEP = 4
+"""Operations of an SAE's step per token and weight of W_enc: the encoder product's 2, and as much again in time for what reads active latents."""
+
 
 def estimate(ctx: StudyContext) -> dict[str, Any]:
     """``cells, arms, tokens, training_tokens, bytes, seconds`` of the whole study from nothing, and ``notes``.
@@ -47,8 +50,11 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
     d_model, parameters = shape
     notes += _groups(ctx, all_cells, d_model)
     weights = sum(4 * (2 * d_model + 1) * d_sae_of(cell.expansion, d_model) for cell, _ in arms)
-    # Forward pass 2, training 6 operations per parameter and token; an SAE step costs about 8 per weight, dense.
-    operations = 2 * parameters * tokens + sum(16 * d_model * d_sae_of(cell.expansion, d_model) * arm.tokens for cell, arm in arms)
+    # Forward pass 2, training 6 operations per parameter and token.
+    operations: float = 2 * parameters * tokens
+    for cell, found in zip(all_cells, steps, strict=True):
+        shared = found.taken / max(1, found.separate)  # steps of a trunk are taken once
+        operations += SAE_STEP * d_model * d_sae_of(cell.expansion, d_model) * sum(arm.tokens for arm in cell.arms.values()) * shared
     if study.subject.model == "bundled":
         operations += 6 * parameters * study.subject.bundled.tokens
     if not study.activations.cache:  # every cell runs the model over its training tokens again

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sae_pipeline.errors import BadInput
+from sae_pipeline.errors import BadInput, TrainingError
 from sae_pipeline.stages import saes, tables
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact
@@ -29,11 +29,19 @@ def find_sae(ctx: StudyContext, sae_id: str) -> Artifact:
 
     Raises:
         BadInput: the study declares no such SAE.
+        TrainingError: it diverged.
     """
     for cell in cells(ctx.study):
         for label in cell.arms:
             if cell.sae_id(label) == sae_id:
-                return saes.need(ctx, cell.mix, cell.point, cell.expansion).saes[label]
+                trained = saes.need(ctx, cell.mix, cell.point, cell.expansion)
+                if label in trained.diverged:
+                    stopped = trained.diverged[label].summary
+                    raise TrainingError(
+                        f"{sae_id}: expected a trained SAE, found that it diverged at step {stopped['step']} of {stopped['steps']}; "
+                        "lower learning_rate or lengthen warmup_share in its entry of saes.arms and run again"
+                    )
+                return trained.saes[label]
     raise BadInput(
         f"SAE_ID: expected an SAE of the study '{ctx.study.name}', found '{sae_id}'; `sae-pipeline saes` lists them, and --study names another study"
     )

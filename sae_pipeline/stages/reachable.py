@@ -17,9 +17,15 @@ def artifacts(ctx: StudyContext) -> Iterator[tuple[str, Artifact]]:
         if (artifact := find()) is not None:
             yield what, artifact
     for mix, point, expansion in product(ctx.study.mixes, ctx.study.hook_points, ctx.study.saes.expansions):
-        if (trained := saes.find(ctx, mix, point, expansion)) is not None:
-            yield from ((trained.cell.sae_id(label), sae) for label, sae in trained.saes.items())
-            yield from evaluation.found(ctx, trained)
+        trained = saes.partial(ctx, mix, point, expansion)
+        yield from ((trained.cell.sae_id(label), artifact) for label, artifact in (trained.saes | trained.diverged).items())
+        yield from evaluation.found(ctx, trained)
+
+
+def under_way(ctx: StudyContext) -> Iterator[tuple[str, str]]:
+    """(stage, fingerprint) of every SAE that the study asks for: its half-finished draft holds a checkpoint to go on from."""
+    for mix, point, expansion in product(ctx.study.mixes, ctx.study.hook_points, ctx.study.saes.expansions):
+        yield from ((saes.STAGE, fingerprint) for fingerprint in saes.expected(ctx, mix, point, expansion)[1].values())
 
 
 def _finders(ctx: StudyContext) -> Iterator[tuple[str, Callable[[], Artifact | None]]]:

@@ -39,7 +39,7 @@ def build(ctx: StudyContext) -> Artifact:
             frames = {name: pd.read_parquet(found.file(f"{name}.parquet")) for name in ("findings", *findings.SUMMARIES)}
             frames |= {
                 name: pd.read_parquet(gathered.file(f"{name}.parquet"))
-                for name in (tables.HEALTH, tables.LINEAGE, tables.TRAINING, *tables.ACTIVATIONS)
+                for name in (tables.HEALTH, tables.LINEAGE, tables.TRAINING, tables.DIVERGED, *tables.ACTIVATIONS)
             }
             summary = build_report(
                 draft.path,

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sae_pipeline.stages import activations, slices, subject
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.stages.warm_starts import with_contents
-from sae_pipeline.store import Artifact, Draft, digest, files_digest
+from sae_pipeline.stages.warm_starts import identified, remember, with_contents
+from sae_pipeline.store import Artifact, Draft, digest, files_digest, write_json
 from sae_pipeline.study import Arm, Cell, HookPoint, d_sae_of, expansion_key
 from sae_pipeline.study import cell as study_cell
+
+if TYPE_CHECKING:
+    from sae_pipeline.saes.divergence import Divergence
 
 STAGE = "saes"
 SAE_FILES = ("cfg.json", "sae_weights.safetensors")
 """The SAE itself; the other files say how its training went."""
 
+DIVERGED = "diverged"
+DIVERGENCE_FILE = "divergence.json"
+"""All that an arm that diverged leaves, with the ``status`` :data:`DIVERGED`: it is not trained again until its configuration changes."""
+
 
 @dataclass(frozen=True)
 class TrainedCell:
-    """A cell and its SAEs by arm label."""
+    """A cell and its SAEs by arm label; an arm that diverged has a record of that in place of an SAE."""
 
     cell: Cell
     saes: dict[str, Artifact]
+    diverged: dict[str, Artifact]
+
+    @classmethod
+    def of(cls, cell: Cell, artifacts: dict[str, Artifact]) -> TrainedCell:
+        """The cell, what its arms left told apart."""
+        live = {label: artifact for label, artifact in artifacts.items() if artifact.summary.get("status") != DIVERGED}
+        return cls(cell, live, {label: artifact for label, artifact in artifacts.items() if label not in live})
 
     @property
     def version(self) -> str:
         """Identity of the whole cell: changes when an arm is added, removed or trained differently."""
-        return digest(STAGE, sorted((label, sae.fingerprint) for label, sae in self.saes.items()))
+        return digest(STAGE, sorted((label, artifact.fingerprint) for label, artifact in (self.saes | self.diverged).items()))
 
 
 def _identity(arm: Arm, expansion: float, source: Artifact, shuffle_tokens: int) -> tuple[str, dict[str, Any]]:
@@ -38,45 +53,60 @@ def _identity(arm: Arm, expansion: float, source: Artifact, shuffle_tokens: int)
     return digest(STAGE, slices.VERSIONS[STAGE], inputs), inputs
 
 
-def find(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> TrainedCell | None:
-    """The cell, if every one of its arms has been trained."""
+def expected(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> tuple[Cell, dict[str, str]]:
+    """The cell, and the fingerprint of every arm that can be identified: none without activations or without knowing its warm start."""
+    cell = identified(ctx.home, study_cell(ctx.study, mix, point, expansion))
     source = activations.find(ctx, mix, point)
     if source is None:
+        return cell, {}
+    shuffle = ctx.study.activations.shuffle_tokens
+    return cell, {label: _identity(arm, cell.expansion, source, shuffle)[0] for label, arm in cell.arms.items()}
+
+
+def partial(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> TrainedCell:
+    """Every arm of the cell that is in the store, however many are missing."""
+    cell, fingerprints = expected(ctx, mix, point, expansion)
+    found = {label: ctx.store.find(STAGE, fingerprint) for label, fingerprint in fingerprints.items()}
+    return TrainedCell.of(cell, {label: artifact for label, artifact in found.items() if artifact is not None})
+
+
+def find(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> TrainedCell | None:
+    """The cell, if every one of its arms has been trained or has diverged."""
+    if activations.find(ctx, mix, point) is None:
         return None
-    cell = with_contents(study_cell(ctx.study, mix, point, expansion))
-    found = {
-        label: ctx.store.find(STAGE, _identity(arm, cell.expansion, source, ctx.study.activations.shuffle_tokens)[0])
-        for label, arm in cell.arms.items()
-    }
-    present = {label: sae for label, sae in found.items() if sae is not None}
-    return TrainedCell(cell, present) if len(present) == len(found) else None
+    trained = partial(ctx, mix, point, expansion)
+    declared = study_cell(ctx.study, mix, point, expansion).arms
+    return trained if len(trained.saes) + len(trained.diverged) == len(declared) else None
 
 
 def need(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> TrainedCell:
-    """The cell, every arm of which must have been trained."""
+    """The cell, every arm of which must have been trained or have diverged."""
     source = activations.need(ctx, mix, point)
-    cell = with_contents(study_cell(ctx.study, mix, point, expansion))
-    return TrainedCell(
-        cell,
-        {
-            label: ctx.store.open(STAGE, _identity(arm, cell.expansion, source, ctx.study.activations.shuffle_tokens)[0])
-            for label, arm in cell.arms.items()
-        },
+    declared = study_cell(ctx.study, mix, point, expansion)
+    cell = identified(ctx.home, declared)
+    if len(cell.arms) < len(declared.arms):
+        cell = with_contents(declared)  # says which folder is missing
+    shuffle = ctx.study.activations.shuffle_tokens
+    return TrainedCell.of(
+        cell, {label: ctx.store.open(STAGE, _identity(arm, cell.expansion, source, shuffle)[0]) for label, arm in cell.arms.items()}
     )
 
 
 def train(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> TrainedCell:
     """Train the arms of a cell that are not in the store; a killed run goes on from each arm's last checkpoint.
 
+    An arm that diverged is published as a record of that: the next call returns it as such and does not train it again.
+
     Raises:
-        TrainingError: arms diverged; raised when the others have been published, so that the next call trains those alone.
+        TrainingError: arms diverged in this call; raised when the others have been published.
     """
     cell = with_contents(study_cell(ctx.study, mix, point, expansion))
+    remember(ctx.home, cell)
     if not cell.arms:
-        return TrainedCell(cell, {})
+        return TrainedCell(cell, {}, {})
     source = activations.need(ctx, mix, point)
     d_sae = d_sae_of(expansion, source.summary["d_model"])
-    saes: dict[str, Artifact] = {}
+    published: dict[str, Artifact] = {}
     drafts: dict[str, Draft] = {}
     with ExitStack() as stack:
         for label, (fingerprint, inputs) in sorted(
@@ -85,15 +115,15 @@ def train(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> Tr
         ):
             draft = stack.enter_context(ctx.store.draft(STAGE, fingerprint, inputs, resumable=True))
             if isinstance(draft, Artifact):
-                saes[label] = draft
+                published[label] = draft
             else:
                 drafts[label] = draft
         if drafts:
-            _train_missing(ctx, cell, d_sae, source, drafts, saes)
-    return TrainedCell(cell, {label: saes[label] for label in cell.arms})
+            published |= _train_missing(ctx, cell, d_sae, source, drafts)
+    return TrainedCell.of(cell, {label: published[label] for label in cell.arms})
 
 
-def _train_missing(ctx: StudyContext, cell: Cell, d_sae: int, source: Artifact, drafts: dict[str, Draft], saes: dict[str, Artifact]) -> None:
+def _train_missing(ctx: StudyContext, cell: Cell, d_sae: int, source: Artifact, drafts: dict[str, Draft]) -> dict[str, Artifact]:
     """Train the drafts, one pass over the stream per data seed, and publish each."""
     from sae_pipeline.activations.stream import ActivationStream
     from sae_pipeline.saes.divergence import DivergedArms
@@ -105,6 +135,7 @@ def _train_missing(ctx: StudyContext, cell: Cell, d_sae: int, source: Artifact, 
         if label in drafts:
             by_data_seed[cell.arms[label].data_seed].append(label)
     where = f"{cell.mix} {cell.point.key} {expansion_key(cell.expansion)}"
+    saes: dict[str, Artifact] = {}
     failures: list[DivergedArms] = []
     for data_seed, labels in by_data_seed.items():
         with ctx.compute.lease() as device:
@@ -132,7 +163,38 @@ def _train_missing(ctx: StudyContext, cell: Cell, d_sae: int, source: Artifact, 
             saes[label] = drafts[label].publish(summary, content=files_digest(files))
     if failures:
         diverged = [arm for failure in failures for arm in failure.arms]
+        for arm in diverged:
+            _mark(drafts[arm.name], arm)
         raise DivergedArms(where, diverged, {label: sae.summary for label, sae in saes.items()})
+    return saes
+
+
+def _mark(draft: Draft, divergence: Divergence) -> None:
+    """Publish that an arm diverged, with nothing of what it had become."""
+    for left_over in draft.path.glob("[!.]*"):
+        left_over.unlink()
+    loss = divergence.loss if math.isfinite(divergence.loss) else None  # JSON knows no NaN
+    record = {"status": DIVERGED, "step": divergence.step, "steps": divergence.steps, "loss": loss, "learning_rate": divergence.learning_rate}
+    write_json(draft.path / DIVERGENCE_FILE, record)
+    draft.publish(record)
+
+
+def diverged_rows(trained: TrainedCell) -> list[dict[str, Any]]:
+    """A row per arm of a cell that diverged: what it was, and where it was stopped. ``loss`` is NaN where it was not finite."""
+    cell, rows = trained.cell, []
+    for label, artifact in trained.diverged.items():
+        arm, found = cell.arms[label], artifact.summary
+        where = {
+            "sae_id": cell.sae_id(label),
+            "mix": cell.mix,
+            "layer": cell.point.layer,
+            "site": cell.point.site,
+            "expansion": float(cell.expansion),
+        }
+        what = {"arm": label, "architecture": arm.architecture, "sparsity": float(arm.sparsity), "tokens": arm.tokens}
+        loss = math.nan if found["loss"] is None else found["loss"]
+        rows.append(where | what | {name: found[name] for name in ("step", "steps")} | {"loss": loss, "learning_rate": found["learning_rate"]})
+    return rows
 
 
 def training_rows(trained: TrainedCell) -> list[dict[str, Any]]:

@@ -97,5 +97,6 @@ def _describe(ctx: StudyContext, trained: saes.TrainedCell, label: str) -> dict[
         "train_seconds": sae.summary["seconds"],
         "final_loss": sae.summary["final_loss"],
         "final_l0": sae.summary["final_l0"],
+        "trunk_steps": sae.summary["trunk_steps"],
         **shares,
     }

@@ -29,10 +29,10 @@ VERSIONS = {
     "baselines": 2,
     "evaluations": 1,
     "metrics": 1,
-    "scorecard": 2,
-    "tables": 3,
+    "scorecard": 3,
+    "tables": 4,
     "findings": 2,
-    "report": 3,
+    "report": 4,
 }
 
 Slice = dict[str, Any]

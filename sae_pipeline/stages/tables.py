@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from sae_pipeline.errors import TrainingError
 from sae_pipeline.stages import activations, corpora, evaluation, lineage, saes, scorecards, slices, subject, text
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, digest
@@ -12,8 +13,9 @@ from sae_pipeline.store import Artifact, digest
 if TYPE_CHECKING:
     import pandas as pd
 
-SAES, TRAINING, METRICS, DOCUMENTS, FEATURES, BASELINES, HEALTH, LINEAGE = (
+SAES, DIVERGED, TRAINING, METRICS, DOCUMENTS, FEATURES, BASELINES, HEALTH, LINEAGE = (
     "saes",
+    "diverged",
     "training",
     "sae_metrics",
     "document_sums",
@@ -26,7 +28,13 @@ DEFINITIONS = "metrics"
 NORM_COLUMNS = {"norm_min": "0", "norm_q05": "0.05", "norm_median": "0.5", "norm_q95": "0.95", "norm_q999": "0.999", "norm_max": "1"}
 """Columns of ``activation_statistics`` and the quantiles they hold."""
 ACTIVATIONS = ("activation_statistics", "massive_tokens")
-TABLES = (SAES, TRAINING, METRICS, DOCUMENTS, FEATURES, BASELINES, HEALTH, LINEAGE, *ACTIVATIONS, DEFINITIONS)
+DIVERGED_COLUMNS: dict[str, Any] = (
+    dict.fromkeys(("sae_id", "mix"), "string")
+    | {"layer": int, "site": "string", "expansion": float, "arm": "string", "architecture": "string", "sparsity": float}
+    | {"tokens": int, "step": int, "steps": int, "loss": float, "learning_rate": float}
+)
+"""Columns of ``diverged`` and their types, which an empty table has too."""
+TABLES = (SAES, DIVERGED, TRAINING, METRICS, DOCUMENTS, FEATURES, BASELINES, HEALTH, LINEAGE, *ACTIVATIONS, DEFINITIONS)
 
 
 # ------------------------------------------------------------------------------------------------ the study's tables
@@ -41,7 +49,15 @@ def _inputs(ctx: StudyContext, scorecards: list[Artifact]) -> dict[str, Any]:
         "subject": subject.need(ctx).artifact.fingerprint,
         "corpora": {lane: corpora.need(ctx, lane).fingerprint for lane in lanes},
         "activations": {lane: [activations.need(ctx, lane, point).fingerprint for point in ctx.study.hook_points] for lane in lanes},
+        "diverged": {trained.cell.sae_id(label): found.fingerprint for trained in _cells(ctx) for label, found in trained.diverged.items()},
     }
+
+
+def _cells(ctx: StudyContext) -> list[saes.TrainedCell]:
+    """Every cell of the study, in its order."""
+    return [
+        saes.need(ctx, mix, point, expansion) for mix in ctx.study.mixes for point in ctx.study.hook_points for expansion in ctx.study.saes.expansions
+    ]
 
 
 def _scorecards(ctx: StudyContext) -> list[Artifact]:
@@ -63,7 +79,11 @@ def need(ctx: StudyContext) -> Artifact:
 
 
 def gather(ctx: StudyContext) -> Artifact:
-    """Gather every cell into one Parquet file per table."""
+    """Gather every cell into one Parquet file per table.
+
+    Raises:
+        TrainingError: every SAE of the study diverged, so there is nothing to compare.
+    """
     inputs = _inputs(ctx, _scorecards(ctx))
     with ctx.store.draft("tables", digest("tables", slices.VERSIONS["tables"], inputs), inputs) as draft:
         if isinstance(draft, Artifact):
@@ -73,10 +93,10 @@ def gather(ctx: StudyContext) -> Artifact:
         from sae_pipeline.metrics.registry import registry_frame
 
         cards = _scorecards(ctx)
-        frames = {
+        frames = _cell_rows(ctx)
+        frames |= {
             name: pd.concat([pd.read_parquet(card.file(f"{name}.parquet")) for card in cards], ignore_index=True) for name in (SAES, METRICS, HEALTH)
         }
-        frames |= _cell_rows(ctx)
         frames[BASELINES] = _baseline_rows(ctx)
         frames[LINEAGE] = lineage.rows(ctx)
         frames[DEFINITIONS] = registry_frame()
@@ -87,25 +107,34 @@ def gather(ctx: StudyContext) -> Artifact:
 
 
 def _cell_rows(ctx: StudyContext) -> dict[str, pd.DataFrame]:
-    """Rows per monitored step, per document and per latent of every SAE."""
+    """Rows per monitored step, per document and per latent of every SAE, and per arm that diverged."""
     import pandas as pd
 
     training: list[dict[str, Any]] = []
+    diverged: list[dict[str, Any]] = []
     documents: list[pd.DataFrame] = []
     features: list[pd.DataFrame] = []
-    for mix in ctx.study.mixes:
-        for point in ctx.study.hook_points:
-            for expansion in ctx.study.saes.expansions:
-                trained = saes.need(ctx, mix, point, expansion)
-                if not trained.saes:
-                    continue
-                training += saes.training_rows(trained)
-                cell = evaluation.need(ctx, mix, point, expansion)
-                for name, rows in (("document_sums.parquet", documents), ("feature_stats.parquet", features)):
-                    frame = pd.read_parquet(cell.file(name))
-                    frame.insert(0, "sae_id", [trained.cell.sae_id(label) for label in frame.pop("arm")])
-                    rows.append(frame)
-    return {TRAINING: pd.DataFrame(training), DOCUMENTS: pd.concat(documents, ignore_index=True), FEATURES: pd.concat(features, ignore_index=True)}
+    for trained in _cells(ctx):
+        diverged += saes.diverged_rows(trained)
+        if not trained.saes:
+            continue
+        training += saes.training_rows(trained)
+        cell = evaluation.need(ctx, trained.cell.mix, trained.cell.point, trained.cell.expansion)
+        for name, rows in (("document_sums.parquet", documents), ("feature_stats.parquet", features)):
+            frame = pd.read_parquet(cell.file(name))
+            frame.insert(0, "sae_id", [trained.cell.sae_id(label) for label in frame.pop("arm")])
+            rows.append(frame)
+    if not training:
+        raise TrainingError(
+            f"study '{ctx.study.name}': expected at least one SAE to compare, found that all {len(diverged)} diverged "
+            f"({diverged[0]['sae_id']} at step {diverged[0]['step']}); lower learning_rate or lengthen warmup_share in saes"
+        )
+    return {
+        TRAINING: pd.DataFrame(training),
+        DIVERGED: pd.DataFrame(diverged, columns=list(DIVERGED_COLUMNS)).astype(DIVERGED_COLUMNS),
+        DOCUMENTS: pd.concat(documents, ignore_index=True),
+        FEATURES: pd.concat(features, ignore_index=True),
+    }
 
 
 def _activation_rows(ctx: StudyContext) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import Any
 
 from sae_pipeline.errors import StudyError
 from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.store import Home, exclusive, storage_errors, write_json
 from sae_pipeline.study import Arm, Cell, cells, d_sae_of
+
+MEMORY = "warm_starts.json"
+"""File in the home: content by folder of every warm start that was ever found there."""
 
 
 def content_of(folder: str) -> str:
@@ -48,6 +53,41 @@ def with_contents(cell: Cell) -> Cell:
     return replace(cell, arms=arms)
 
 
+def remember(home: Home, cell: Cell) -> None:
+    """Keep in the home which content each warm start of a cell has, so that what was trained from it outlives the folder."""
+    found = {arm.warm_start: arm.warm_start_content for arm in cell.arms.values() if arm.warm_start is not None}
+    if found.items() <= _remembered(home).items():
+        return
+    with storage_errors(home.root, missing=True), exclusive(home.locks / "warm-starts.lock"):
+        write_json(home.root / MEMORY, _remembered(home) | found)
+
+
+def _remembered(home: Home) -> dict[str, str]:
+    try:
+        return json.loads((home.root / MEMORY).read_text())
+    except (OSError, ValueError):  # never written, or not to be read: then nothing is remembered
+        return {}
+
+
+def identified(home: Home, cell: Cell) -> Cell:
+    """The cell with ``warm_start_content``, by memory where the given SAE is gone; without the arms of which it is not known.
+
+    For looking up what has been trained, which must not depend on a folder that a user may since have removed.
+    """
+    contents: dict[str, str] = {}
+    for folder in {arm.warm_start for arm in cell.arms.values() if arm.warm_start is not None}:
+        try:
+            contents[folder] = content_of(folder)
+        except StudyError:
+            contents |= {known: content for known, content in _remembered(home).items() if known == folder}
+    arms = {
+        label: arm if arm.warm_start is None else replace(arm, warm_start_content=contents[arm.warm_start])
+        for label, arm in cell.arms.items()
+        if arm.warm_start is None or arm.warm_start in contents
+    }
+    return replace(cell, arms=arms)
+
+
 def contents_in_place_of_paths(section: dict[str, Any]) -> dict[str, Any]:
     """A section of a study's slice, its warm start known by content; a folder that is missing has none yet."""
     folder = section.get("warm_start")
@@ -62,7 +102,7 @@ def contents_in_place_of_paths(section: dict[str, Any]) -> dict[str, Any]:
 def check(ctx: StudyContext, d_model: int | None) -> None:
     """Refuse arms that begin with an SAE that is missing or, as far as the subject's width is known, does not fit (StudyError)."""
     for cell in cells(ctx.study):
-        with_contents(cell)
+        remember(ctx.home, with_contents(cell))
         for label, arm in cell.arms.items():
             if arm.warm_start is not None and d_model is not None:
                 from sae_pipeline.saes.warm_start import check_widths, given_sae

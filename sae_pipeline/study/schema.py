@@ -320,7 +320,8 @@ class TrainingDefaults(Section):
     budgets: Literal["separate", "trunk"] = Field(
         "separate",
         description="separate: a whole schedule for each token budget; trunk: one run at constant rate from which each budget branches off with its own "
-        "decay, so that the steps before are taken once (warm-up and dead window are then shares of the smallest budget)",
+        "decay, so that the steps before are taken once (warm-up and dead window are then shares of the smallest budget, so adding a smaller one "
+        "trains all of them again; adding a larger one trains that one from its first step)",
     )
     auxk_coefficient: float = Field(1 / 32, ge=0, description="weight of the AuxK loss on dead latents (Gao et al. 2024)")
     l1_coefficient: float = Field(

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    import agreement
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER / "workers"))
     monkeypatch.syspath_prepend(str(FOLDER))
 
 
@@ -48,6 +55,7 @@ def test_a_row_holds_every_promised_figure(trained: tuple[dict[str, Any], str, P
     assert row["ours"]["peak_mib"] > 0
     assert {"float32_gflops", "bfloat16_gflops", "copy_gb_per_second"} <= set(row["yardsticks"])
     assert "ours, plain torch" in row["ours_by_kernels"]
+    assert set(row["ours_by_kernels"]["ours, plain torch"]) >= {"improvement_difference", "first_steps_difference"}
     assert row["losses_agree"]
 
 
@@ -58,7 +66,90 @@ def test_losses_are_compared_from_the_same_parameters(trained: tuple[dict[str, A
     assert [each["steps"] for each in ours] == [0, 2, 4]
     assert ours[0]["nmse"] == pytest.approx(torch[0]["nmse"], rel=1e-5)
     assert ours[2]["nmse"] < ours[0]["nmse"]
-    assert ours[0]["l0"] <= 4
+    assert ours[0]["l0"] <= 8
+    first = row["ours"]["first_steps"]
+    assert [each["steps"] for each in first] == [0, 2]
+    assert first[0]["l0"] <= 4
+    assert first[1]["nmse"] < first[0]["nmse"]
+
+
+@pytest.fixture
+def improving(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., agreement.Trajectory]:
+    """Trajectories of our trainer on the compared problem, of an architecture at a learning rate."""
+    import agreement
+    from our_training import Ours
+    from training_loop import training_actions
+    from training_setup import problem_setup, told
+    from training_tools import OURS
+
+    arguments = argparse.Namespace(threads=1, device="cpu")
+
+    def taken(architecture: str, rate: float) -> agreement.Trajectory:
+        folder = tmp_path_factory.mktemp(architecture)
+        setup = problem_setup(agreement.problem(architecture), arguments, folder, agreement.BATCHES) | told("ours", OURS["ours"])
+        actions = training_actions(setup | {"lr": rate, "steers": False}, Ours)
+        found = [actions["evaluate"]()]
+        for _ in range(2):
+            actions["train"](steps=agreement.STEPS // 2)
+            found.append(actions["evaluate"]())
+        return found
+
+    return taken
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka", "relu", "jumprelu", "gated"])
+def test_a_tool_that_stands_still_or_trains_at_a_third_of_the_rate_does_not_agree(
+    improving: Callable[..., agreement.Trajectory], architecture: str
+) -> None:
+    """Whatever the architecture; the same training agrees with itself, and one from another state does not."""
+    import agreement
+
+    ours = improving(architecture, agreement.LEARNING_RATE)
+    frozen = [{**each, "nmse": ours[0]["nmse"]} for each in ours]
+    slow = improving(architecture, agreement.LEARNING_RATE / 3)
+    assert slow[0]["nmse"] == ours[0]["nmse"]
+    assert agreement.agree(ours, ours)
+    assert not agreement.agree(ours, frozen)
+    assert not agreement.agree(ours, slow)
+    assert not agreement.agree(ours, [{**each, "nmse": each["nmse"] + 0.1} for each in ours])
+
+
+def test_agreement_is_judged_by_the_improvement() -> None:
+    """From 1.0 ours removes 0.2 and 0.4, the other tool 0.2 and 0.3: a quarter less; where ours did not improve nothing agrees."""
+    import agreement
+
+    ours, theirs = ([{"nmse": value} for value in values] for values in ((1.0, 0.8, 0.6), (1.0, 0.8, 0.7)))
+    assert agreement.improvement_difference(ours, theirs) == pytest.approx(0.25)
+    assert agreement.start_difference(ours, theirs) == 0
+    assert not agreement.agree(ours[:1] * 3, ours[:1] * 3)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_opening_and_finishing_arms_are_not_in_the_time_of_their_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool) -> None:
+    """On a clock that only arms move: 100 s to open, 100 s to finish, 1 s a step. Of 4 steps of 3 arms the inner two take 6 s."""
+    import our_training
+    from training_rows import Row
+    from training_setup import problem_setup
+
+    from sae_pipeline.saes import cohort
+    from sae_pipeline.saes.run import Run
+
+    clock = [0.0]
+
+    def costing(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
+        def worked(*arguments: Any) -> Any:
+            clock[0] += seconds
+            return work(*arguments)
+
+        return worked
+
+    monkeypatch.setattr(our_training, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(Run, "restore", costing(100, Run.restore))
+    monkeypatch.setattr(cohort, "finish", costing(100, cohort.finish))
+    monkeypatch.setattr(Run, "take_step", costing(1, Run.take_step))
+    setup = problem_setup(Row("topk", 32, 128, 64, 4), argparse.Namespace(threads=1, device="cpu"), tmp_path, batches=16)
+    found = our_training.arms_actions(setup)["arms"](count=3, steps=4, together=together)
+    assert found == {"seconds": 6.0, "tokens": 3 * 2 * 64}
 
 
 def test_several_arms_are_timed_together_and_apart(trained: tuple[dict[str, Any], str, Path]) -> None:
@@ -136,11 +227,83 @@ def test_intervals_are_those_of_student() -> None:
 
 def test_a_strength_is_searched_between_too_dense_and_too_sparse() -> None:
     """L0 16 at strength 1 and 4 at strength 4, target 8: half way in logarithms is strength 2."""
-    from recovery import next_strength
+    from matching import next_strength
 
     assert next_strength([{"strength": 1.0, "l0": 16.0}, {"strength": 4.0, "l0": 4.0}], 8.0) == pytest.approx(2)
     assert next_strength([{"strength": 1.0, "l0": 16.0}], 8.0) > 1
     assert next_strength([{"strength": 1.0, "l0": 4.0}], 8.0) < 1
+
+
+def test_a_strength_is_nudged_across_the_target_once_it_is_near() -> None:
+    """An L0 of 8.2 is near 8: the next strength is a tenth larger, not two and a half times."""
+    from matching import next_strength
+
+    assert next_strength([{"strength": 1.0, "l0": 8.2}], 8.0) == pytest.approx(1.1)
+    assert next_strength([{"strength": 1.0, "l0": 7.8}], 8.0) == pytest.approx(1 / 1.1)
+
+
+def test_figures_are_interpolated_at_the_target_l0() -> None:
+    """L0 6 and 12 with target 6 * sqrt(2): half way in logarithms; the L0 shown is that of the nearest training."""
+    from matching import at_target
+
+    runs = [
+        {"l0": 6.0, "strength": 2.0, "explained_variance": 0.6, "mean_max_cosine": 0.9},
+        {"l0": 12.0, "strength": 1.0, "explained_variance": 0.8, "mean_max_cosine": 0.7},
+        {"l0": 40.0, "strength": 0.1, "explained_variance": 0.99, "mean_max_cosine": 0.1},
+    ]
+    target = 6 * math.sqrt(2)
+    found = at_target(runs, target)
+    assert found["explained_variance"] == pytest.approx(0.7)
+    assert found["mean_max_cosine"] == pytest.approx(0.8)
+    assert found["l0"] == 6
+    assert found["l0_deviation"] == pytest.approx(1 - 1 / math.sqrt(2))
+    assert at_target(runs[1:], target)["explained_variance"] == 0.8
+
+
+@pytest.mark.parametrize(("l0", "matched"), [(8.39, True), (8.41, False)])
+def test_an_l0_beyond_the_stated_tolerance_is_marked(l0: float, matched: bool) -> None:
+    """5 % of 8 is 0.4."""
+    from recovery import compared
+
+    figures = {"explained_variance": 0.5, "mean_max_cosine": 0.5}
+    found = compared({"ours": [figures | {"l0": 8.0}], "other": [figures | {"l0": l0}]})
+    assert found["tools"]["other"]["l0_matched"] is matched
+
+
+def test_rates_are_chosen_at_matched_l0_and_extended_beyond_their_edges() -> None:
+    """The best of explained variances that peak at 8 is found from 1, 2, 4; a rise without end is said to be at the edge."""
+    from matching import chosen_rate
+
+    def run(variance: float, deviation: float = 0.0) -> dict[str, float]:
+        return {"explained_variance": variance, "l0_deviation": deviation}
+
+    asked: list[float] = []
+
+    def peaked(rate: float) -> dict[str, float]:
+        asked.append(rate)
+        return run(-abs(math.log(rate / 8)))
+
+    assert chosen_rate((1.0, 2.0, 4.0), peaked) == (8.0, False)
+    assert asked == [1, 2, 4, 8, 16]
+    assert chosen_rate((1.0, 2.0, 4.0), lambda rate: run(rate)) == (16.0, True)
+    assert chosen_rate((1.0, 2.0, 4.0), lambda rate: run(-rate)) == (0.25, True)
+    assert chosen_rate((1.0, 2.0, 4.0), lambda rate: run(rate, deviation=0.2 if rate > 2 else 0.0))[0] == 2
+    assert chosen_rate((1.0, 2.0, 4.0), lambda rate: run(math.nan if rate > 2 else rate))[0] == 2
+    assert chosen_rate((1.0,), lambda rate: run(rate)) == (1.0, False)
+
+
+def test_recovery_says_which_tools_were_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A peer without an environment is in the object and under the table, with the reason."""
+    import recovery
+    from side_by_side import Peer
+    from training_tools import Tool
+
+    absent = Peer("nobody", ".venv-of-nobody", "NOBODY_PYTHON", "requirements-saelens.txt")
+    monkeypatch.setattr(recovery, "TOOLS", {"nobody": Tool("saelens_training.py", absent)})
+    arguments = argparse.Namespace(scratch=tmp_path, peers=["nobody"], architectures=[], steps=1, seeds=1)
+    found = recovery.measure(arguments)
+    assert ".venv-of-nobody" in found["missing"]["nobody"]
+    assert "- nobody was not measured: no environment .venv-of-nobody" in recovery.rendered(found)
 
 
 def test_planted_activations_have_the_stated_scale_and_sparsity() -> None:

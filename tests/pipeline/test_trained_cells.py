@@ -11,6 +11,7 @@ from small_study import SmallStudy
 
 from sae_pipeline.errors import TrainingError
 from sae_pipeline.stages import activations, corpora, saes, subject
+from sae_pipeline.stages.cleaning import reclaim
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Home
 from sae_pipeline.study import load_study
@@ -56,16 +57,49 @@ def test_the_arms_beside_a_diverged_one_are_published(small_study: SmallStudy, h
         train(ctx)
     assert "relu-l4-t6144-s0 has loss" in str(failure.value)
     assert "relu-l4-t6144-s0-2 has loss" in str(failure.value)
-    assert len(published(home) - before) == 2
-    assert saes.find(ctx, "MORE", ctx.study.hook_points[0], 2) is None
+    assert len(published(home) - before) == 4
+    found = saes.find(ctx, "MORE", ctx.study.hook_points[0], 2)
+    assert found is not None
+    assert sorted(found.saes) == ["topk-k4-t6144-s0", "topk-k4-t6144-s1"]
+    assert sorted(found.diverged) == ["relu-l4-t6144-s0", "relu-l4-t6144-s0-2"]
+
+
+def test_a_diverged_arm_is_told_again_and_not_trained_again(small_study: SmallStudy, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = opened(small_study, home, [STEEP | {"seeds": [5]}, {"architecture": "topk", "k": 4}])
+    with pytest.raises(TrainingError):
+        train(ctx)
+    monkeypatch.setattr("sae_pipeline.saes.trainer.train_arms", lambda *_, **__: pytest.fail("trained again"))
+    cell = train(ctx)
+    assert list(cell.saes) == ["topk-k4-t6144-s0"]
+    [row] = saes.diverged_rows(cell)
+    assert (row["sae_id"], row["steps"], row["learning_rate"]) == ("MORE.L01.x02.relu-l4-t6144-s5", 24, 1e6)
+    assert 1 <= row["step"] <= 24
+    [record] = cell.diverged.values()
+    assert list(record.manifest["files"]) == ["divergence.json"]
+
+
+def test_cleaning_keeps_what_a_partly_trained_cell_has(small_study: SmallStudy, home: Home) -> None:
+    """Finished SAEs beside a diverged one, and beside one whose training was cut short, with its checkpoint."""
+    arms = [STEEP | {"seeds": [6]}, {"architecture": "topk", "k": 4, "seeds": [6, 7]}]
+    with pytest.raises(TrainingError):
+        train(opened(small_study, home, arms))
+    more = opened(small_study, home, [*arms, {"architecture": "batchtopk", "k": 4, "seeds": [6]}])
+    point = more.study.hook_points[0]
+    cut_short = home.root / "store/.partial/saes" / saes.expected(more, "MORE", point, 2)[1]["batchtopk-k4-t6144-s6"]
+    cut_short.mkdir(parents=True)
+    (cut_short / "checkpoint.safetensors").write_bytes(b"half way")
+    assert saes.find(more, "MORE", point, 2) is None
+    kept = {path.name for path in (*published(home), cut_short) if path.name in saes.expected(more, "MORE", point, 2)[1].values()}
+    assert len(kept) == 4
+    assert not kept & {gone.fingerprint for gone in reclaim([more], dry_run=True)}
 
 
 def test_after_the_arm_was_corrected_it_alone_is_trained(small_study: SmallStudy, home: Home) -> None:
     kept = {"architecture": "topk", "k": 4, "seeds": [0, 1]}
     with pytest.raises(TrainingError):
-        train(opened(small_study, home, [STEEP, kept]))
-    cell = train(opened(small_study, home, [STEEP | {"learning_rate": 1e-3}, kept]))
-    assert {label: sae.reused for label, sae in cell.saes.items()} == {"relu-l4-t6144-s0": False, "topk-k4-t6144-s0": True, "topk-k4-t6144-s1": True}
+        train(opened(small_study, home, [STEEP | {"seeds": [8]}, kept]))
+    cell = train(opened(small_study, home, [STEEP | {"seeds": [8], "learning_rate": 1e-3}, kept]))
+    assert {label: sae.reused for label, sae in cell.saes.items()} == {"relu-l4-t6144-s8": False, "topk-k4-t6144-s0": True, "topk-k4-t6144-s1": True}
 
 
 def test_memory_for_one_arm_at_a_time_gives_the_same_saes(small_study: SmallStudy, home: Home, tmp_path: Path) -> None:

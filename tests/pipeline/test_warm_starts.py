@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ from small_study import SmallStudy
 
 from sae_pipeline.errors import StudyError
 from sae_pipeline.saes.inference import InferenceSAE
-from sae_pipeline.stages import slices
+from sae_pipeline.stages import saes, slices
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.stages.preflight import preflight
-from sae_pipeline.stages.warm_starts import with_contents
+from sae_pipeline.stages.warm_starts import identified, with_contents
 from sae_pipeline.store import Home
 from sae_pipeline.study import Study, cells, load_study
 
@@ -94,6 +95,30 @@ def test_arms_that_begin_with_copies_of_one_sae_are_refused(load, tmp_path):
     doubled = replace(cell, arms={**cell.arms, f"{label}-2": replace(arm, warm_start=str(tmp_path / "b"))})
     with pytest.raises(StudyError, match="begin with equal weights"):
         with_contents(doubled)
+
+
+def test_what_was_trained_from_a_folder_is_found_after_the_folder_is_gone(load, tmp_path):
+    home = Home(tmp_path / "home")
+    given_sae(tmp_path / "a")
+    ctx = StudyContext.open(load(warm_start="a"), home)
+    cell = next(cells(ctx.study))
+    preflight(ctx)
+    known = identified(home, cell)
+    assert known == with_contents(cell)
+    shutil.rmtree(tmp_path / "a")
+    assert identified(home, cell) == known
+    assert identified(Home(tmp_path / "another"), cell).arms == {}
+    with pytest.raises(StudyError, match="expected the folder of an SAE"):
+        preflight(ctx)
+
+
+def test_a_folder_that_is_gone_and_was_never_seen_stops_no_look_at_the_store(load, tmp_path, monkeypatch):
+    """Cleaning up, lineage and state ask for what there is; only a run needs the given SAE."""
+    ctx = StudyContext.open(load(warm_start="nowhere"), Home(tmp_path / "home"))
+    monkeypatch.setattr(saes.activations, "find", lambda *_: SimpleNamespace(fingerprint="f", summary={"batch_size": 32}))
+    point = ctx.study.hook_points[0]
+    assert saes.find(ctx, "MORE", point, 2) is None
+    assert saes.partial(ctx, "MORE", point, 2).saes == {}
 
 
 def test_a_study_with_a_missing_sae_still_loads_and_its_recipe_says_so(load, tmp_path):

@@ -42,7 +42,7 @@ def frames(copies: int = 1) -> dict[str, Any]:
                 "sae_id": f"{mix}.L{layer:02d}.x{expansion:02d}.{architecture}-k{k}-t{tokens // 1000}k-s{seed}", "mix": mix, "layer": layer,
                 "expansion": float(expansion), "d_model": 128, "d_sae": 128 * expansion, "architecture": architecture, "sparsity": float(k),
                 "tokens": tokens, "init_seed": seed, "data_seed": 0, "batch_size": 1024, "learning_rate": 1e-3, "final_l0": float(k), "final_loss": 0.25,
-                "arm": f"{architecture}-k{k}-t{tokens // 1000}k-s{seed}",
+                "arm": f"{architecture}-k{k}-t{tokens // 1000}k-s{seed}", "trunk_tokens": None, "trunk_steps": 0,
             }
             for mix in MIXES for layer in (1, 3) for expansion in (4, 8) for architecture, k, tokens in
             (("topk", 16, 50_000), ("topk", 16, 200_000), ("topk", 32, 200_000), ("batchtopk", 16, 200_000)) for seed in range(2 * copies)
@@ -86,7 +86,14 @@ def frames(copies: int = 1) -> dict[str, Any]:
         "activation_statistics": synthetic_text.activation_statistics(),
         "massive_tokens": synthetic_text.massive_tokens(),
         "training": training(saes),
+        "diverged": diverged(),
     }
+
+
+def diverged(*arms: tuple[str, int]) -> pd.DataFrame:
+    """Arms that were stopped, from (name, step)."""
+    columns = ["sae_id", "layer", "step", "steps", "loss", "learning_rate"]
+    return pd.DataFrame([(name, 1, step, 60, float("nan"), 0.003) for name, step in arms], columns=columns)
 
 
 def training(saes: pd.DataFrame) -> pd.DataFrame:

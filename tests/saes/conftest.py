@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_choices import INSTALLED, use
 from torch import Tensor
 
 from sae_pipeline.saes.arm import WITH_K, Arm
+from sae_pipeline.saes.kernels import choice
 from sae_pipeline.saes.trainer import train_arms
 
 
@@ -21,6 +23,14 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=INSTALLED)
+def implementation(request, monkeypatch):
+    """Every implementation of the primitives in turn, with preselection."""
+    use(request.param, monkeypatch)
+    yield request.param
+    choice.compiled_rows.cache_clear()
 
 
 def sparse_sums(n: int, directions: Tensor, l0: float, seed: int, noise: float = 0.02) -> Tensor:
@@ -38,16 +48,20 @@ def random_directions(count: int, d_model: int, seed: int = 7) -> Tensor:
 
 
 class TensorStream:
-    """An endless shuffled stream over the rows of a tensor; counts its reads, and reuses the memory of a batch as the real one does."""
+    """An endless shuffled stream over the first quarter of a tensor's rows; the others are held out.
+
+    Counts its reads, and reuses the memory of a batch as the real one does.
+    """
 
     def __init__(self, x: Tensor, seed: int = 0) -> None:
         self.x, self.seed, self.reads = x, seed, []
+        self.rows = len(x) // 4
 
     def sample(self, size: int) -> Tensor:
         return self.batch(2**32, size)
 
     def held_out(self, half: int) -> Tensor:
-        return self.batch(2**33, min(8_192, 2 * len(self.x)))[half::2]
+        return self.x[self.rows :][half::2][:12_000]
 
     def batches(self, start: int, size: int, count: int, device: str) -> Generator[Tensor, None, None]:
         memory = torch.empty(size, self.x.shape[1], device=device)
@@ -58,21 +72,21 @@ class TensorStream:
 
     def batch(self, start: int, size: int) -> Tensor:
         places = torch.arange(start, start + size)
-        epochs, offsets = places // len(self.x), places % len(self.x)
+        epochs, offsets = places // self.rows, places % self.rows
         rows = torch.empty(size, dtype=torch.long)
         for epoch in epochs.unique().tolist():
-            order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(self.seed * 10**6 + epoch))
+            order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed * 10**6 + epoch))
             rows[epochs == epoch] = order[offsets[epochs == epoch]]
         return self.x[rows]
 
 
 @pytest.fixture(scope="session")
 def toy() -> Callable[..., tuple[TensorStream, Tensor]]:
-    """Makes a stream of ``n`` toy activations and the directions they are sums of."""
+    """Makes a stream over ``n`` toy activations, with more held out, and the directions they are sums of."""
 
     def make(n: int, d_model: int, directions: int, l0: float, seed: int = 1) -> tuple[TensorStream, Tensor]:
         truth = random_directions(directions, d_model)
-        return TensorStream(sparse_sums(n, truth, l0, seed)), truth
+        return TensorStream(sparse_sums(4 * n, truth, l0, seed)), truth
 
     return make
 
@@ -102,8 +116,8 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dict[
 
 @pytest.fixture(scope="session")
 def stream() -> TensorStream:
-    """8,000 activations of width 16 made of 32 directions, 3 at a time."""
-    return TensorStream(sparse_sums(8_000, random_directions(32, 16), l0=3, seed=1))
+    """8,000 activations of width 16 made of 32 directions, 3 at a time, and 24,000 held out."""
+    return TensorStream(sparse_sums(32_000, random_directions(32, 16), l0=3, seed=1))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from runs_compared import assert_same_bits, record
 
 from sae_pipeline.errors import TrainingError
 from sae_pipeline.saes.architectures import ARCHITECTURES
-from sae_pipeline.saes.divergence import DivergedArms
+from sae_pipeline.saes.divergence import EXPLODED, DivergedArms
+from sae_pipeline.saes.kernels import UnitRowAdam, encoding
 from sae_pipeline.saes.run import Run
 
 
@@ -46,6 +47,48 @@ def test_nan_in_one_arm_touches_no_bit_of_the_others(name, make_arm, train, stre
     assert set(failure.value.summaries) == set(alone)
     for label, folder in alone.items():
         assert_same_bits(folder, folders[label])
+
+
+@pytest.mark.parametrize("preselected", [False, True])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_one_nan_in_the_encoder_is_noticed_in_its_step_before_any_update(name, preselected, make_arm, train, stream, monkeypatch):
+    """No selection may drop what is not a number, or a latent dies unseen and spoils the SAE at its end."""
+    monkeypatch.setattr(encoding, "preselects", lambda rows: preselected)
+    updates, original = [], UnitRowAdam.step
+    monkeypatch.setattr(UnitRowAdam, "step", lambda self, rate: (updates.append(rate), original(self, rate)))
+    original_step = Run.take_step
+
+    def take_step(self, x):
+        if self.step == 7:
+            self.sae.W_enc[2, 3] = torch.nan
+        return original_step(self, x)
+
+    monkeypatch.setattr(Run, "take_step", take_step)
+    with pytest.raises(DivergedArms, match="loss nan at step 8 of 60"):
+        train({"a": make_arm(name)}, stream)
+    assert len(updates) == 7
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_large_tilted_loss_of_a_massive_activation_is_no_divergence(name, make_arm, train, stream):
+    """One token of the first batch has 10,000 times the others' energy: with a tilt its error is nearly the whole loss."""
+    x = stream.x.clone()
+    x[(x == stream.batch(0, 64)[5]).all(1)] *= 100.0
+    summaries, folders = train({"a": make_arm(name, tilt=1.0)}, type(stream)(x))
+    first = record(folders["a"])[0]
+    assert first["loss"] > EXPLODED > 10 * first["mse"]
+    assert summaries["a"]["steps"] == 60
+
+
+def test_an_exploded_error_is_refused_where_the_loss_is_small(make_arm, train, toy):
+    """A negative tilt all but ignores the tokens that are lost: half a batch of them costs log 2."""
+    stream, _ = toy(2_000, 16, 32, 3)
+    original = stream.batch
+    factors = torch.tensor([1.0, 1e3]).repeat(32).unsqueeze(1)
+    stream.batch = lambda start, size: original(start, size) * (factors if start == 64 * 7 else 1.0)
+    with pytest.raises(DivergedArms, match=r"a has loss [\d.e+]+ at step 8 of 60") as failure:
+        train({"a": make_arm("topk", tilt=-1.0)}, stream)
+    assert failure.value.arms[0].loss > EXPLODED
 
 
 def test_one_sentence_names_every_diverged_arm(make_arm, train, stream, poisoned):

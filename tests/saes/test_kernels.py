@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kernel_choices import INSTALLED, use
 from torch import Tensor
 
 from sae_pipeline.errors import BadInput
@@ -18,22 +19,6 @@ from sae_pipeline.saes.architectures import ARCHITECTURES
 from sae_pipeline.saes.initialisation import input_statistics
 from sae_pipeline.saes.kernels import ByLatent, SparseCode, UnitRowAdam, Workspace, choice, encoding, tokens_of
 from sae_pipeline.saes.kernels.bounds import Rounded, error_model, rounded, row_bounds
-
-INSTALLED = ("torch", "numba") if choice.importlib.util.find_spec("numba") else ("torch",)
-
-
-def use(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let an implementation run from now on, with preselection even where the processor has no bfloat16."""
-    monkeypatch.setenv(choice.VARIABLE, implementation)
-    choice.compiled_rows.cache_clear()
-    monkeypatch.setattr(encoding, "preselects", lambda rows: rows.dtype == torch.float32)
-
-
-@pytest.fixture(params=INSTALLED)
-def implementation(request, monkeypatch):
-    use(request.param, monkeypatch)
-    yield request.param
-    choice.compiled_rows.cache_clear()
 
 
 def problem(n: int, d_model: int, d_sae: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

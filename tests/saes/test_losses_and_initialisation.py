@@ -11,7 +11,7 @@ from sae_pipeline.errors import TrainingError
 from sae_pipeline.saes.architectures import ARCHITECTURES, Workspace
 from sae_pipeline.saes.calibration import threshold_keeping
 from sae_pipeline.saes.initialisation import decoder_bias, geometric_median, input_statistics, unit_rows
-from sae_pipeline.saes.sparsity import SparsityController
+from sae_pipeline.saes.sparsity import LARGEST, SparsityController
 
 
 def two_points() -> torch.Tensor:
@@ -125,3 +125,19 @@ def test_controller_goes_on_exactly_from_its_state():
     one.observe(9)
     two.observe(9)
     assert (one.coefficient, one.correction) == (two.coefficient, two.correction)
+
+
+@pytest.mark.parametrize("l0", [0.0, 1e6])
+def test_an_l0_that_never_answers_does_not_wind_the_coefficient_up_without_end(l0):
+    """40,000 steps at four times the target would be a factor of 1e481."""
+    controller = SparsityController(10, start=1.0)
+    for _ in range(40_000):
+        controller.observe(l0)
+    assert controller.coefficient == pytest.approx(LARGEST if l0 else 1 / LARGEST)
+    for _ in range(1_000):
+        controller.observe(10 / 4 if l0 else 10 * 4)
+    assert controller.coefficient == pytest.approx(LARGEST * 4**-20 if l0 else 4**20 / LARGEST)
+
+
+def test_a_start_beyond_what_steering_reaches_is_cut():
+    assert SparsityController(10, start=1e300).coefficient == pytest.approx(LARGEST)

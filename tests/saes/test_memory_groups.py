@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from runs_compared import assert_same_bits
 
 from sae_pipeline.saes.architectures import ARCHITECTURES
+from sae_pipeline.saes.kernels import encoding
 from sae_pipeline.saes.memory import (
     ESTIMATE_FACTOR,
     free_bytes,
@@ -30,6 +31,19 @@ D_MODEL, D_SAE = 16, 24
 def test_parameters_gradients_and_moments_are_counted_in_float32(make_arm):
     wide = state_bytes(make_arm("topk"), 768, 6144)
     assert wide == pytest.approx(4 * 4 * 2 * 768 * 6144, rel=0.01)
+
+
+def test_a_plan_can_state_the_estimate_without_torch():
+    found = subprocess.run([sys.executable, "-c", "import sys, sae_pipeline.saes.memory as m; print(m.CHUNK, 'torch' in sys.modules)"],
+                           env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, check=True)  # fmt: skip
+    assert found.stdout.split() == [str(encoding.CHUNK), "False"]
+
+
+def test_the_estimate_counts_chunks_of_the_size_that_is_encoded(make_arm):
+    """Beyond a chunk a larger batch adds its own tensors and entries only."""
+    arm, d_model, d_sae = make_arm("relu", 8), 16, 4096
+    one, two, four = (step_bytes(replace(arm, batch_size=encoding.CHUNK * factor), d_model, d_sae) for factor in (1, 2, 4))
+    assert four - two == 2 * (two - one) == 2 * encoding.CHUNK * (20 * d_model + 64 * 8)
 
 
 def test_accumulation_needs_less_for_the_batch(make_arm):
@@ -116,14 +130,14 @@ def peak():
     return next(1024 * int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 class Stream(TensorStream):
     def sample(self, size):
-        return self.x
+        return self.x[: self.rows]
 def train(d_sae, arms):
     stream = Stream(x)
     folders = {label: folder / f"{d_sae} {label}" for label in arms}
     for path in folders.values():
         path.mkdir()
     train_arms(folders, arms, stream=stream, d_model=128, d_sae=d_sae, checkpoint_every=3, label="toy", metadata={"hook_name": "h"}, memory_bytes=2**40)
-x = sparse_sums(2048, random_directions(64, 128), l0=8, seed=1)
+x = sparse_sums(8192, random_directions(64, 128), l0=8, seed=1)
 train(64, {"0": arms["0"]})  # what torch itself allocates once
 before = peak()
 train(8192, arms)

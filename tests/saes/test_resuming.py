@@ -12,11 +12,18 @@ from runs_compared import Killed, assert_same_bits, interrupt, weights
 
 from sae_pipeline.errors import StudyError
 from sae_pipeline.saes.architectures import ARCHITECTURES
-from sae_pipeline.saes.environment import environment
+from sae_pipeline.saes.environment import environment, in_words
+from sae_pipeline.saes.kernels import choice, encoding
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def wide(toy):
+    """4,000 activations of the least width that is preselected, made of 200 directions, 6 at a time."""
+    return toy(4_000, choice.NARROWEST, 200, 6)[0]
 
 
 def train_with_kills(train, arms, stream, folders, monkeypatch, seed: int) -> int:
@@ -52,6 +59,26 @@ def test_ten_kills_leave_no_trace(name, make_arm, train, stream, monkeypatch, tm
     folder = {"plain": tmp_path / "killed alone"}
     train_with_kills(train, {"plain": plain}, stream, folder, monkeypatch, seed=100)
     assert_same_bits(folder["plain"], folders["plain"])
+
+
+@every_architecture
+def test_kills_company_and_a_trunk_leave_no_trace_where_rows_are_preselected(name, implementation, make_arm, train, wide, monkeypatch, tmp_path):
+    """At a width that goes through bfloat16, with every implementation of the primitives."""
+    preselected, original = [], encoding.rounded
+    monkeypatch.setattr(encoding, "rounded", lambda *arguments: (preselected.append(1), original(*arguments))[1])
+    plain = make_arm(name, 8, tokens=64 * STEPS)
+    trunk = replace(plain, trunk_tokens=64 * 20, decay_share=0.3)
+    arms = {"plain": plain, "short budget": replace(trunk, tokens=64 * 20), "long budget": trunk}
+    folders = {label: tmp_path / label for label in arms}
+    for at_step in (8, 17, 26):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            interrupt(patch, at_step)
+            train(arms, wide, folders=folders, checkpoint_every=3, d_sae=130)
+    train(arms, wide, folders=folders, d_sae=130)
+    for label, arm in arms.items():
+        _, alone = train({label: arm}, wide, d_sae=130)
+        assert_same_bits(alone[label], folders[label])
+    assert len(preselected) > 2 * 4 * STEPS
 
 
 @every_architecture
@@ -97,6 +124,22 @@ def test_another_thread_count_is_said_and_recorded(make_arm, train, stream, monk
         (0, "cpu", 1),
         (20, "cpu", 2),
     ]
+
+
+def test_what_decides_the_bits_on_equal_vector_instructions_is_recorded(monkeypatch):
+    """Machines of one capability differ in bfloat16, and a release of Numba in how it orders sums."""
+    here = environment("cpu")
+    if choice.compiled_rows():
+        import numba
+
+        assert here["kernels"] == f"numba {numba.__version__}"
+    assert here["bfloat16"] == choice.preselects(torch.zeros(1, 768))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not here["bfloat16"]})
+    choice.bfloat16_is_fast.cache_clear()
+    other = environment("cpu")
+    choice.bfloat16_is_fast.cache_clear()
+    assert other == here | {"bfloat16": not here["bfloat16"]}
+    assert in_words(other) != in_words(here)
 
 
 def test_the_same_machine_is_not_mentioned(make_arm, train, stream, monkeypatch, tmp_path, caplog):

@@ -106,6 +106,16 @@ def test_a_pushed_folder_is_on_the_hub_and_comes_back(hub: ModelHub, sae: Infere
     assert torch.equal(load_sae("me/sae").encode(X), sae.encode(X))
 
 
+def test_only_the_sae_and_its_card_are_uploaded(hub: ModelHub, sae: InferenceSAE, tmp_path: Path) -> None:
+    written = files_of(sae, "saelens", tmp_path / "a")
+    (tmp_path / "a" / "README.md").write_text("card")
+    (tmp_path / "a" / "drafts").mkdir()
+    for name in ("training.json", ".env", "notes.txt", "checkpoint.safetensors", "drafts/cfg.json"):
+        (tmp_path / "a" / name).write_text("not for others")
+    push(tmp_path / "a", "me/sae")
+    assert hub.repositories["me/sae"][-1] == written | {"README.md": b"card"}
+
+
 def test_a_push_that_cannot_be_says_why_and_never_shows_the_token(hub: ModelHub, sae: InferenceSAE, tmp_path: Path, monkeypatch) -> None:
     files_of(sae, "saelens", tmp_path / "a")
     cases = [

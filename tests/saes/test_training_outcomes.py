@@ -19,7 +19,7 @@ STEPS, BATCH = 500, 64
 def final_loss(name: str, make_arm, stream, *, by_reference: bool, **changes) -> float:
     """Loss on a large batch after 500 steps: the engine's in float32, or the dense formulas with torch's Adam in float64."""
     dtype = torch.float64 if by_reference else torch.float32
-    statistics = input_statistics(stream.x, normalise=True)
+    statistics = input_statistics(stream.x[:8_000], normalise=True)
     sae = ARCHITECTURES[name](make_arm(name, 3, tokens=STEPS * BATCH, **changes), 16, 48, statistics, Workspace(), dtype=dtype)
     x = statistics.sample.to(dtype)
     slow = torch.optim.Adam([sae.parameters], eps=6.25e-10)

@@ -190,6 +190,15 @@ def test_widths_that_do_not_fit_are_refused(make_arm, inputs):
         begin_with(arm, sae, "toy")
 
 
+@pytest.mark.parametrize("found", [0.0, -1.0, float("nan"), float("inf"), "high", None, True])
+def test_a_coefficient_that_no_penalty_can_have_is_refused(found, tmp_path):
+    replace(random_sae("relu"), metadata={"architecture": "relu", "sparsity_coefficient": found}).save(tmp_path)
+    with pytest.raises(
+        StudyError, match=r"^warm_start: expected sparsity_coefficient to be a finite number above 0, found .*; correct it, or remove it"
+    ):
+        given_sae(tmp_path)
+
+
 def test_a_folder_without_an_sae_is_refused_in_a_sentence(tmp_path: Path):
     with pytest.raises(StudyError, match=r"^warm_start: expected the folder of an SAE, found none at .*nowhere; correct the path"):
         given_sae(tmp_path / "nowhere")

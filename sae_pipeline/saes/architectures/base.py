@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.saes.arm import Arm
+from sae_pipeline.saes.chunks import CHUNK
 from sae_pipeline.saes.inference import InferenceSAE
 from sae_pipeline.saes.initialisation import InputStatistics, decoder_bias, unit_rows
-from sae_pipeline.saes.kernels import CHUNK, Workspace
+from sae_pipeline.saes.kernels import Workspace
 
 
 class Architecture(ABC):

@@ -47,7 +47,7 @@ class BatchTopK(AuxKArchitecture):
             return code
         smallest = code.values.kthvalue(len(code.values) - wanted + 1).values
         self._floor = SLACK * smallest.item()
-        kept = code.values >= smallest
+        kept = ~(code.values < smallest)  # not >=, so that NaN stays and the loss says so
         return SparseCode(row_starts(kept)[code.starts], code.latents[kept], code.values[kept])
 
     def _first_floor(self, centred: Tensor) -> float:

@@ -6,12 +6,11 @@ compiled row kernels where Numba is installed, and CUDA through Triton's where t
 
 from sae_pipeline.saes.kernels.adam import UnitRowAdam
 from sae_pipeline.saes.kernels.code import SparseCode, row_starts, tokens_of
-from sae_pipeline.saes.kernels.encoding import CHUNK, encode_above, encode_topk
+from sae_pipeline.saes.kernels.encoding import encode_above, encode_topk
 from sae_pipeline.saes.kernels.sums import ByLatent, decode, reconstruction_error, sampled_product
 from sae_pipeline.saes.kernels.workspace import Workspace
 
 __all__ = [
-    "CHUNK",
     "ByLatent",
     "SparseCode",
     "UnitRowAdam",

@@ -69,7 +69,7 @@ def triton_for(tensor: Tensor) -> ModuleType | None:
 
 
 @cache
-def _bfloat16_is_fast(device: str) -> bool:
+def bfloat16_is_fast(device: str) -> bool:
     """Whether the processor multiplies bfloat16 itself; emulation is slower than float32."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -79,4 +79,4 @@ def _bfloat16_is_fast(device: str) -> bool:
 
 def preselects(rows: Tensor) -> bool:
     """Whether encoding rows (n, d_model) goes through bfloat16: never in float64, nor where it would not be faster."""
-    return rows.dtype == torch.float32 and rows.shape[1] >= NARROWEST and _bfloat16_is_fast(rows.device.type)
+    return rows.dtype == torch.float32 and rows.shape[1] >= NARROWEST and bfloat16_is_fast(rows.device.type)

@@ -13,14 +13,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sae_pipeline.saes.chunks import CHUNK
 from sae_pipeline.saes.kernels.bounds import ErrorModel, Rounded, error_model, rounded, row_bounds
 from sae_pipeline.saes.kernels.choice import numba_for, preselects
 from sae_pipeline.saes.kernels.code import SparseCode, row_starts
 from sae_pipeline.saes.kernels.sums import sampled_product
 from sae_pipeline.saes.kernels.workspace import Workspace
-
-CHUNK = 512
-"""Rows encoded at a time: their pre-activations stay in cache until the selection has read them."""
 
 GROUP = 16
 """Pre-activations of which plain torch first takes the maximum: k groups that reach a number hold k latents that do."""
@@ -70,7 +68,7 @@ def encode_above(rows: Tensor, W_enc: Tensor, b_enc: Tensor, threshold: Tensor |
         for part in _parts(n):
             pre = workspace.get("pre", rows, len(rows[part]), d_sae)
             torch.addmm(b_enc, rows[part], W_enc, out=pre)
-            above = pre > threshold
+            above = ~(pre <= threshold)  # not >, so that NaN stays and the loss says so
             counts[part] = above.sum(1)
             places = above.view(-1).nonzero().view(-1)
             pieces.append((places % d_sae, pre.view(-1)[places]))

@@ -1,0 +1,31 @@
+"""What a study is said to cost before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_study import SmallStudy
+
+from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.stages.estimate import estimate
+from sae_pipeline.store import Home
+from sae_pipeline.study import load_study
+
+
+def test_the_seconds_are_those_of_the_steps_that_budgets_with_a_trunk_take(small_study: SmallStudy, tmp_path: Path) -> None:
+    """Of budgets b and 2b with a tenth of decay, the larger takes the 0.9 b steps before the smaller branches off."""
+
+    def seconds(**arm: Any) -> float:
+        def edit(data: dict[str, Any]) -> None:
+            data["subject"] = {"model": "bundled", "bundled": {"d_model": 64, "n_layers": 2, "n_heads": 2, "vocab_size": 300, "tokens": 2_000}}
+            data["corpus"] = {"repeat": True}
+            data["saes"]["arms"] = [{"architecture": "topk", "k": 4, "decay_share": 0.1} | arm]
+
+        return estimate(StudyContext.open(load_study(small_study.write(edit)), Home(tmp_path / "home")))["seconds"]
+
+    budget = 512_000_000_000
+    nothing = seconds(tokens=256)
+    separate, trunk = (seconds(tokens=[budget, 2 * budget], budgets=budgets) - nothing for budgets in ("separate", "trunk"))
+    assert trunk / separate == pytest.approx((3 - 0.9) / 3, rel=1e-3)
