@@ -14,7 +14,7 @@ small: $(VENV)/.installed
 	$(BIN)/sae-pipeline run studies/small.yaml
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not interchange" -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not interchange and not slow" -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -22,7 +22,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 benchmarks: $(VENV)/.installed
-	$(BIN)/python benchmarks/harvest.py --build-peers
+	$(BIN)/python benchmarks/harvest.py --build-peers --output benchmarks/results/harvest-small.json
+	$(BIN)/python benchmarks/harvest.py --layers 4 5 6 7 --output benchmarks/results/harvest-small-last-four.json
 	$(BIN)/python benchmarks/train.py --build-peers --output benchmarks/results/train-cpu.json
 	$(BIN)/python benchmarks/train_memory.py --output benchmarks/results/train-memory.json
 	$(BIN)/python benchmarks/recovery.py --output benchmarks/results/recovery.json

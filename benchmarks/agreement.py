@@ -1,7 +1,7 @@
 """Whether the tools train alike: what each has removed of the error after the same steps from the same parameters.
 
 Errors alone say nothing. In a few steps at a low rate they hardly move, so that a tool which never touched its weights would
-"agree". What is compared is the improvement over the common start, on a problem so small that a hundred steps at a high
+"agree". What is compared is the improvement over the common start, on a problem so small that hundreds of steps at a high
 rate are cheap. Sparsity is not held at a target meanwhile: every tool minimises its loss with the common coefficient,
 because errors at unequal L0 cannot be compared.
 """
@@ -18,7 +18,9 @@ SIZE = {"d_in": 64, "d_sae": 512, "batch": 512, "sparsity": 8}
 BATCHES = 64
 """Distinct batches of it."""
 LEARNING_RATE = 1e-3
-STEPS = 100
+STEPS = {"jumprelu": 400}
+"""By architecture, where they are not USUAL_STEPS: JumpReLU first drops most of what overshoots, at any rate, and then begins to learn."""
+USUAL_STEPS = 100
 START_TOLERANCE = 0.02
 """Largest relative difference of the errors before training; bfloat16 autocast takes part of it."""
 TOLERANCE = 0.2
@@ -29,6 +31,12 @@ improvement or more, weights that do not move miss all of it; the tools' own cho
 def problem(architecture: str) -> Row:
     """What an architecture is compared on."""
     return Row(architecture, **SIZE)
+
+
+def halves(architecture: str) -> tuple[int, int]:
+    """Steps to the first reading after the start, and from there to the second."""
+    steps = STEPS.get(architecture, USUAL_STEPS)
+    return steps // 2, steps - steps // 2
 
 
 def start_difference(ours: Trajectory, theirs: Trajectory) -> float:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harvest
 import recovery
 import train_memory
 import training_table
@@ -20,6 +21,7 @@ from side_by_side import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "performance.md"
 RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "harvest.py": lambda found: f"```\n{harvest.rendered(found)}\n```",
     "train.py": training_table.rendered,
     "train_memory.py": train_memory.rendered,
     "recovery.py": recovery.rendered,

@@ -3,6 +3,7 @@
     python benchmarks/harvest.py                       # small model; add --shape gpt2 for the shape of GPT-2 small
     python benchmarks/harvest.py --build-peers         # builds the other tools' environments first
     python benchmarks/harvest.py --json | tail -n 1    # the same figures as one object
+    python benchmarks/harvest.py --render benchmarks/results/harvest-small.json
 
 All tools get the same checkpoint and the same token ids and take turns (see side_by_side.py). Four layers are asked
 for, the last of each quarter of the depth, unless `--layers` names others. What cannot be
@@ -17,6 +18,7 @@ import shutil
 import statistics
 import sys
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,9 @@ CONDITIONS = {
 def main() -> None:
     """Parse, build, measure, print."""
     arguments = parsed()
+    if arguments.render:
+        print(rendered(json.loads(arguments.render.read_text())))
+        return
     wanted = [PEERS[name] for name in arguments.peers]
     if arguments.build_peers:
         for peer in wanted:
@@ -66,7 +71,9 @@ def main() -> None:
         found = measure(arguments, shape, wanted, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print_table(found)
+    print(rendered(found))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
     if arguments.json:
         print(json.dumps(found))
 
@@ -99,7 +106,7 @@ def measure(arguments: argparse.Namespace, shape: Shape, wanted: list[Peer], fol
         ours = fast["tools"]["ours"]["tokens_per_second"]
         fast["ours_over_peers_in_float32"] = {name: ours / exact["tools"][name]["tokens_per_second"] for name in exact["tools"] if name in PEERS}
     return {
-        "benchmark": "harvest", "shape": arguments.shape, "precision": arguments.precisions[0], "threads": arguments.threads, "rounds": arguments.rounds,
+        "benchmark": "harvest", "date": datetime.now(UTC).strftime("%Y-%m-%d"), "shape": arguments.shape, "precision": arguments.precisions[0], "threads": arguments.threads, "rounds": arguments.rounds,
         "layers": layers, "tokens_per_round": contexts * CONTEXT_LENGTH, "context_length": CONTEXT_LENGTH, "batch_size": BATCH_SIZE,
         "ours": first["tools"]["ours"],
         "peers": {name: tool for name, tool in first["tools"].items() if name in PEERS} | peers_missing(wanted),
@@ -217,48 +224,54 @@ def read_back(worker: Worker, tokens: int, rounds: int) -> dict[str, Any]:
     return found
 
 
-def print_table(found: dict[str, Any]) -> None:
+def rendered(found: dict[str, Any]) -> str:
     """What a person reads."""
     about = found["machine"]
-    print(f"\n{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB; {found['threads']} thread(s); load before {about['load_before'][0]}")
-    print(f"shape {found['shape']}, layers {found['layers']}, {found['tokens_per_round']:,} tokens a round, median of {found['rounds']} rounds\n")
-    print(f"{'':38}{'tokens/s':>10}{'(range)':>18}{'ours is':>10}{'bytes/token':>13}{'memory MiB':>12}{'peak MiB':>10}")
+    lines = [
+        f"{found['date']}: {about['cpu']}, {about['cores']} cores ({', '.join(about['bfloat16']) or 'no bfloat16 instructions'}), {about['memory_gib']} GiB; "
+        f"{found['threads']} thread(s); load before {about['load_before'][0]}",
+        f"shape {found['shape']}, layers {found['layers']}, {found['tokens_per_round']:,} tokens a round, median of {found['rounds']} rounds",
+        "",
+        f"{'':38}{'tokens/s':>10}{'(range)':>18}{'ours is':>10}{'bytes/token':>13}{'memory MiB':>12}{'peak MiB':>10}",
+    ]
     for precision, part in found["precisions"].items():
-        row(f"{precision}: limit, plain forward passes", part["limit"], part["fraction_of_limit"])
-        for name, tool in part["tools"].items():
-            row(f"{precision}: {name}", tool, tool.get("ours_is_times_faster"))
+        lines.append(_line(f"{precision}: limit, plain forward passes", part["limit"], part["fraction_of_limit"]))
+        lines += [_line(f"{precision}: {name}", tool, tool.get("ours_is_times_faster")) for name, tool in part["tools"].items()]
         whole = f"{precision}: plain forward, whole model"
-        print(f"{whole:38}{part['whole_forward_tokens_per_second']:>10,.0f}{part['fraction_of_whole_forward']:>27.2f}x")
         rates = part["yardsticks"]
-        print(
+        lines += [
+            f"{whole:38}{part['whole_forward_tokens_per_second']:>10,.0f}{part['fraction_of_whole_forward']:>27.2f}x",
             f"{precision}: yardsticks: matrix product float32 {rates['float32_gflops']:.0f}, bfloat16 {rates['bfloat16_gflops']:.0f} GFLOP/s, "
-            f"copy {rates['copy_gb_per_second']:.1f} GB/s\n"
-        )
-    for name, ratio in found["precisions"].get("bfloat16", {}).get("ours_over_peers_in_float32", {}).items():
-        print(f"ours in bfloat16 over {name} in float32, its default: {ratio:.1f}x (medians of the two parts of the run, not paired)")
-    for name, peer in found["peers"].items():
-        if "missing" in peer:
-            print(f"{name}: missing, {peer['missing']}")
+            f"copy {rates['copy_gb_per_second']:.1f} GB/s",
+            "",
+        ]
+    lines += [
+        f"ours in bfloat16 over {name} in float32, its default: {ratio:.1f}x (medians of the two parts of the run, not paired)"
+        for name, ratio in found["precisions"].get("bfloat16", {}).get("ours_over_peers_in_float32", {}).items()
+    ]
+    lines += [f"{name}: missing, {peer['missing']}" for name, peer in found["peers"].items() if "missing" in peer]
     stream = found["stream"]
-    print(f"\nshuffled stream over {stream['tokens']:,} tokens, {stream['bytes_per_token']:.0f} bytes each (bfloat16), batches of {TRAIN_BATCH}")
+    lines += [
+        "",
+        f"shuffled stream over {stream['tokens']:,} tokens, {stream['bytes_per_token']:.0f} bytes each (bfloat16), batches of {TRAIN_BATCH}",
+    ]
     for name in ("warm", "cold"):
         part = stream[name]
-        print(
+        lines.append(
             f"  {name} files: {part['tokens_per_second']:,.0f} tokens/s, {part['fraction_of_sequential']:.0%} of reading the same files in sequence "
             f"({part['sequential_mb_per_second']:,.0f} MB/s), {part['fraction_of_sequential_rows']:.0%} of reading their rows in order as float32; "
             f"peak {part['peak_mib']:,.0f} MiB"
         )
-    print("\nbytes/token is per layer; 'ours is' is the median of the ratios within a round. What each did:")
-    for name, condition in found["conditions"].items():
-        print(f"  {name}: {condition}")
+    lines += ["", "bytes/token is per layer; 'ours is' is the median of the ratios within a round. What each did:"]
+    return "\n".join([*lines, *(f"  {name}: {condition}" for name, condition in found["conditions"].items())])
 
 
-def row(label: str, tool: dict[str, Any], ratio: float | None) -> None:
+def _line(label: str, tool: dict[str, Any], ratio: float | None) -> str:
     """One line of the table."""
     times = f"{ratio:.2f}x" if ratio is not None else ""
     size = f"{tool['bytes_per_token']:,.1f}" if "bytes_per_token" in tool else ""
     span = f"{tool['slowest']:,.0f}-{tool['fastest']:,.0f}"
-    print(f"{label:38}{tool['tokens_per_second']:>10,.0f}{span:>18}{times:>10}{size:>13}{tool['loaded_mib']:>12,.0f}{tool['peak_mib']:>10,.0f}")
+    return f"{label:38}{tool['tokens_per_second']:>10,.0f}{span:>18}{times:>10}{size:>13}{tool['loaded_mib']:>12,.0f}{tool['peak_mib']:>10,.0f}"
 
 
 def say(text: str) -> None:
@@ -279,6 +292,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--build-peers", action="store_true", help="build the peers' environments where they are missing")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--output", type=Path, help="write the same object to a file")
+    parser.add_argument("--render", type=Path, metavar="FILE", help="print the table of such a file and measure nothing")
     parser.add_argument("--scratch", type=Path, default=REPOSITORY / "build" / "benchmarks", help="for model and caches, on the disk to measure")
     return parser.parse_args()
 

@@ -65,7 +65,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "benchmark": "train", "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(), "device": arguments.device,
         "threads": arguments.threads, "rounds": arguments.rounds,
-        "compared": agreement.SIZE | {"steps": arguments.steps, "lr": agreement.LEARNING_RATE}, "conditions": CONDITIONS, "rows": {},
+        "compared": agreement.SIZE | {"lr": agreement.LEARNING_RATE}, "conditions": CONDITIONS, "rows": {},
     }  # fmt: skip
     reason = not_measurable(arguments.device)
     compared: dict[str, dict[str, agreement.Trajectory]] = {}
@@ -150,8 +150,8 @@ def measure_row(row: Row, arguments: argparse.Namespace, compared: dict[str, dic
             for worker in (limit, *(worker for name, worker in workers.items() if name != "ours")):
                 worker.ready()
             if first is not setup:
-                say(f"{row.name}: comparing what the tools improve in {arguments.steps} steps")
-                halves = (arguments.steps // 2, arguments.steps - arguments.steps // 2)
+                halves = (arguments.steps // 2, arguments.steps - arguments.steps // 2) if arguments.steps else agreement.halves(row.architecture)
+                say(f"{row.name}: comparing what the tools improve in {sum(halves)} steps")
                 compared[row.architecture] = {name: trajectory(worker, halves) for name, worker in workers.items()}
                 for name, worker in workers.items():
                     worker.ask("restart", **(setup | told(name, tools[name])))
@@ -283,7 +283,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of every tool; 1 is the primary figure")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of one tool's turn, at least one step")
-    parser.add_argument("--steps", type=int, default=agreement.STEPS, help="after which the tools' losses are compared")
+    parser.add_argument("--steps", type=int, help="after which the tools' losses are compared, instead of an architecture's own number")
     parser.add_argument("--peers", nargs="*", choices=(peers := [peer.name for peer in (SAELENS, DICTIONARY_LEARNING, SPARSIFY)]), default=peers)
     parser.add_argument("--arms", action=argparse.BooleanOptionalAction, default=True, help=f"measure {ARMS} arms on one stream too")
     parser.add_argument("--quick", action="store_true", help="tiny rows: whether everything runs, not how fast")

@@ -71,5 +71,7 @@ CONDITIONS = {
     "losses": f"squared error on held-out rows over their variance, before and after steps at a rate of {agreement.LEARNING_RATE:g} on a small problem "
     f"(d_in {agreement.SIZE['d_in']}, d_sae {agreement.SIZE['d_sae']}, batch {agreement.SIZE['batch']}) with fixed coefficients; the improvement is within "
     f"{agreement.TOLERANCE:.0%} of ours half way and at the end, and in the first steps at the row's own size, or the row is marked",
-    "gated": "dictionary_learning trains Gated and JumpReLU with Adam's first moment off",
+    "gated": "dictionary_learning trains Gated and JumpReLU with Adam's first moment off; sae-lens also trains the decoder on the gate's own "
+    "reconstruction, which the paper and the others do not, so its error takes another course",
+    "jumprelu": "dictionary_learning penalises the squared relative deviation from a target L0 instead of L0, so its error takes another course",
 }

@@ -38,7 +38,7 @@ class Ours:
         )  # fmt: skip
         if not setup["steers"] and hasattr(self.run.sae, "controller"):
             # The loss alone, as the other tools minimise it: no sparsity that is held by moving coefficient and thresholds.
-            self.run.sae.adjust = lambda parts: None
+            self.run.sae.adjust = lambda parts, fallen: None
         if setup["writes_initial"]:
             save_initial_state(setup["initial"], self.initial_state())
 

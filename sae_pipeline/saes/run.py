@@ -111,7 +111,7 @@ class Run:
             return self.divergence(self.step + 1, error if math.isfinite(loss) else loss)
         rate = self.schedule.learning_rate(self.step)
         self.optimiser.step(rate)
-        self.sae.adjust(self.parts)
+        self.sae.adjust(self.parts, self.schedule.fallen(self.step))
         self.step += 1
         self.seconds += time.perf_counter() - started
         if self.monitor.due(self.step, self.steps):

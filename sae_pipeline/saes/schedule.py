@@ -51,9 +51,12 @@ class Schedule:
     def learning_rate(self, step: int) -> float:
         """The lesser of the rising and the falling part."""
         rising = (step + 1) / self.warm_up if self.warm_up else 1.0
-        left = (self.steps - step) / self.fall if self.fall else 1.0
-        falling = (1 - math.cos(math.pi * left)) / 2 if self.decay == "cosine" and left < 1 else left
-        return self.base_rate * min(1.0, rising, falling)
+        return self.base_rate * min(rising, 1 - self.fallen(step))
+
+    def fallen(self, step: int) -> float:
+        """Share of the rate that the fall has taken away: 0 before it, near 1 at the end."""
+        left = min(1.0, (self.steps - step) / self.fall) if self.fall else 1.0
+        return 1 - ((1 - math.cos(math.pi * left)) / 2 if self.decay == "cosine" else left)
 
 
 def steps_of(tokens: int, batch_size: int) -> int:

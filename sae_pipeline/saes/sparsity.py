@@ -3,7 +3,10 @@
 Two hands on one wheel. The coefficient of the sparsity term integrates log(L0 / target), so that in the long run the
 loss itself holds the target. That is slow: Adam moves a threshold by about a learning rate per step, and no penalty,
 however small, makes latents fire more often. So a common correction is also applied to the thresholds (or biases) directly,
-in proportion to the present deviation; it vanishes as the coefficient arrives.
+in proportion to the present deviation; it vanishes as the coefficient arrives. How strong it may be is the architecture's: a
+dictionary that is held at its target from the first step on keeps the latents that it happened to begin with, where one
+that may first become denser and then gives latents up finds more features (benchmarks/recovery.py). As the learning rate falls
+at the end, and with it the power of the coefficient, the correction takes over.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from torch import Tensor
 INTEGRAL_GAIN = 0.02
 """Power of L0 / target that the coefficient gains per step: a factor-2 excess doubles it in 50 steps."""
 
-CORRECTION_GAIN = 0.1
-"""Share of log(L0 / target) by which thresholds are corrected per step: a deviation halves in a handful of steps."""
+FINAL_CORRECTION_GAIN = 0.1
+"""The same at the end of the fall, if it is not more already: a deviation halves in a handful of steps."""
 
 SMOOTHING = 0.7
 """Weight of the past in the running L0: batches of a few hundred activations are noisy."""
@@ -30,10 +33,16 @@ LARGEST = 1e9
 
 
 class SparsityController:
-    """Coefficient and threshold correction as functions of the L0 seen so far; two numbers of state."""
+    """Coefficient and threshold correction as functions of the L0 seen so far; two numbers of state.
 
-    def __init__(self, target_l0: float, start: float) -> None:
-        self.target_l0 = target_l0
+    Args:
+        target_l0: mean active latents per token to reach.
+        start: the first coefficient.
+        correction_gain: share of log(L0 / target) by which thresholds are corrected per step before the rate falls.
+    """
+
+    def __init__(self, target_l0: float, start: float, correction_gain: float) -> None:
+        self.target_l0, self._correction_gain = target_l0, correction_gain
         self._log_coefficient = _bounded(math.log(start))
         self._log_ratio = 0.0
 
@@ -42,10 +51,13 @@ class SparsityController:
         """The weight of the sparsity term in the next step's loss."""
         return math.exp(self._log_coefficient)
 
-    @property
-    def correction(self) -> float:
-        """How far thresholds shall rise now, in units of their scale; negative when too few latents are active."""
-        return CORRECTION_GAIN * self._log_ratio
+    def correction(self, fallen: float) -> float:
+        """How far thresholds shall rise now, in units of their scale; negative when too few latents are active.
+
+        Args:
+            fallen: see ``Schedule.fallen``.
+        """
+        return max(self._correction_gain, fallen * FINAL_CORRECTION_GAIN) * self._log_ratio
 
     def observe(self, l0: float) -> None:
         """Take in one batch's mean L0."""

@@ -25,7 +25,7 @@ VERSIONS = {
     "corpus": 3,
     "text": 2,
     "activations": 3,
-    "saes": 4,
+    "saes": 5,
     "baselines": 2,
     "evaluations": 1,
     "metrics": 1,

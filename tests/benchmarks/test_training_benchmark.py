@@ -89,8 +89,8 @@ def improving(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., agreeme
         setup = problem_setup(agreement.problem(architecture), arguments, folder, agreement.BATCHES) | told("ours", OURS["ours"])
         actions = training_actions(setup | {"lr": rate, "steers": False}, Ours)
         found = [actions["evaluate"]()]
-        for _ in range(2):
-            actions["train"](steps=agreement.STEPS // 2)
+        for steps in agreement.halves(architecture):
+            actions["train"](steps=steps)
             found.append(actions["evaluate"]())
         return found
 

@@ -105,32 +105,41 @@ def test_threshold_keeps_the_count_whatever_the_blocks(scores, count, block):
 
 
 def test_controller_raises_coefficient_and_thresholds_when_too_many_latents_fire():
-    controller = SparsityController(10, start=1.0)
+    controller = SparsityController(10, start=1.0, correction_gain=0.1)
     controller.observe(20)
     assert controller.coefficient > 1
-    assert controller.correction > 0
-    lower = SparsityController(10, start=1.0)
+    assert controller.correction(0.0) > 0
+    lower = SparsityController(10, start=1.0, correction_gain=0.1)
     lower.observe(5)
     # Symmetric on the logarithms.
     assert lower.coefficient == pytest.approx(1 / controller.coefficient)
-    assert lower.correction == pytest.approx(-controller.correction)
+    assert lower.correction(0.0) == pytest.approx(-controller.correction(0.0))
 
 
 def test_controller_goes_on_exactly_from_its_state():
-    one = SparsityController(10, start=0.3)
+    one = SparsityController(10, start=0.3, correction_gain=0.1)
     for l0 in (50, 30, 0, 12):
         one.observe(l0)
-    two = SparsityController(10, start=1.0)
+    two = SparsityController(10, start=1.0, correction_gain=0.1)
     two.load_state(one.state())
     one.observe(9)
     two.observe(9)
-    assert (one.coefficient, one.correction) == (two.coefficient, two.correction)
+    assert (one.coefficient, one.correction(0.5)) == (two.coefficient, two.correction(0.5))
+
+
+def test_the_correction_grows_as_the_rate_falls():
+    """An eighth of the final gain at the start; halfway down half of it, at the end all of it."""
+    controller = SparsityController(10, start=1.0, correction_gain=0.1 / 8)
+    controller.observe(20)
+    first, half, last = (controller.correction(fallen) for fallen in (0.0, 0.5, 1.0))
+    assert half == pytest.approx(4 * first)
+    assert last == pytest.approx(8 * first)
 
 
 @pytest.mark.parametrize("l0", [0.0, 1e6])
 def test_an_l0_that_never_answers_does_not_wind_the_coefficient_up_without_end(l0):
     """40,000 steps at four times the target would be a factor of 1e481."""
-    controller = SparsityController(10, start=1.0)
+    controller = SparsityController(10, start=1.0, correction_gain=0.1)
     for _ in range(40_000):
         controller.observe(l0)
     assert controller.coefficient == pytest.approx(LARGEST if l0 else 1 / LARGEST)
@@ -140,4 +149,4 @@ def test_an_l0_that_never_answers_does_not_wind_the_coefficient_up_without_end(l
 
 
 def test_a_start_beyond_what_steering_reaches_is_cut():
-    assert SparsityController(10, start=1e300).coefficient == pytest.approx(LARGEST)
+    assert SparsityController(10, start=1e300, correction_gain=0.1).coefficient == pytest.approx(LARGEST)

@@ -86,9 +86,9 @@ def test_raw_units_are_read_from_the_stream_without_a_copy(make_arm, train, stre
     assert taken == given
 
 
-@pytest.mark.parametrize("name", ["jumprelu", "relu"])
-def test_steering_holds_the_target_before_calibration(name, make_arm, train, stream):
-    _, folders = train({"a": make_arm(name, 5, tokens=256 * 120, batch_size=256)}, stream)
+@pytest.mark.parametrize("name", ["jumprelu", "relu", "gated"])
+def test_steering_ends_at_the_target_before_calibration(name, make_arm, train, stream):
+    _, folders = train({"a": make_arm(name, 5, tokens=256 * 500, batch_size=256)}, stream)
     last = record(folders["a"])[-20:]
     assert sum(row["l0"] for row in last) / len(last) == pytest.approx(5, rel=0.08)
 

@@ -151,6 +151,7 @@ def test_a_partition_is_materialised_by_clicks_and_reuses_the_store(ui: DagsterU
     page.get_by_text("Success", exact=True).first.wait_for()
 
 
+@pytest.mark.slow
 def test_the_daemon_reruns_one_lane_after_an_edit_and_nothing_else(ui: DagsterUI, page: Any, finished: SmallStudy) -> None:
     started = time.time()
     visit(page, f"{ui.url}/automation")

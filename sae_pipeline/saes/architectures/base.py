@@ -98,8 +98,8 @@ class Architecture(ABC):
     def export(self, metadata: dict[str, Any]) -> InferenceSAE:
         """The SAE in raw units with its inference rule."""
 
-    def adjust(self, parts: dict[str, float]) -> None:  # noqa: B027 - most architectures have nothing to adjust
-        """React to a step that was taken, given the parts of its loss (controllers, constraints)."""
+    def adjust(self, parts: dict[str, float], fallen: float = 0.0) -> None:  # noqa: B027 - most architectures have nothing to adjust
+        """React to a step that was taken, given the parts of its loss and how far the rate has fallen (see ``Schedule.fallen``)."""
 
     def calibrate(self, sample: Tensor) -> None:  # noqa: B027 - most architectures have nothing to calibrate
         """Fix what inference needs once training has ended, on a sample (n, d_model) of normalised activations.

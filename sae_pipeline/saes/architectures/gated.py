@@ -25,6 +25,7 @@ class Gated(BiasSteeredArchitecture):
     """
 
     name = "gated"
+    correction_gain = 0.005
     latent_parameters = ("r_mag", "b_mag")
 
     def select(self, centred: Tensor) -> SparseCode:

@@ -24,6 +24,7 @@ class JumpReLU(SteeredArchitecture):
     """f = pre * H(pre - threshold), pre = (x - b_dec) W_enc + b_enc; sparsity = L0."""
 
     name = "jumprelu"
+    correction_gain = 0.1
     latent_parameters = ("threshold",)
 
     def start(self) -> None:
@@ -39,7 +40,7 @@ class JumpReLU(SteeredArchitecture):
         self._least = self._bandwidth / 2
         threshold = max(self.initial_threshold(), self._least)
         self.threshold.fill_(threshold)
-        self.controller = SparsityController(self.target_l0, start=threshold**2 / self.statistics.variance)
+        self.controller = SparsityController(self.target_l0, threshold**2 / self.statistics.variance, self.correction_gain)
 
     def select(self, centred: Tensor) -> SparseCode:
         """Pre-activations above the threshold, unshrunk, and those below it that the kernel reaches, with value 0."""

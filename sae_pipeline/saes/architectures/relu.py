@@ -19,6 +19,7 @@ class ReLU(BiasSteeredArchitecture):
     """
 
     name = "relu"
+    correction_gain = 0.02
 
     def select(self, centred: Tensor) -> SparseCode:
         """All positive pre-activations."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from sae_pipeline.saes.sparsity import SparsityController
 class SteeredArchitecture(SparseArchitecture):
     """Normalised squared error plus coefficient times a sparsity measure; subclasses make ``controller`` in ``start``."""
 
+    correction_gain: ClassVar[float]
+    """See :class:`SparsityController`; the largest at which the planted dictionary is still found."""
     controller: SparsityController
 
     @property
@@ -35,7 +38,7 @@ class SteeredArchitecture(SparseArchitecture):
         """The common threshold at which the untrained encoder has the target L0 on the sample.
 
         A run of a few hundred steps has no time to come down from half of the dictionary, which is where random
-        weights start, so both steered architectures begin at their target.
+        weights start, so steered architectures begin at their target.
         """
         sample = self.statistics.sample
         return threshold_keeping(self.sample_pre_activations(sample), round(self.target_l0 * len(sample)))
@@ -46,10 +49,10 @@ class SteeredArchitecture(SparseArchitecture):
         coefficient = self.controller.coefficient
         return coefficient * sparsity, {"sparsity": sparsity, "coefficient": coefficient}
 
-    def adjust(self, parts: dict[str, float]) -> None:
+    def adjust(self, parts: dict[str, float], fallen: float = 0.0) -> None:
         """Steer by the L0 of the batch."""
         self.controller.observe(parts["l0"])
-        self.raise_thresholds(self.controller.correction)
+        self.raise_thresholds(self.controller.correction(fallen))
 
     def extra_state(self) -> dict[str, Tensor]:
         """The controller's state."""
@@ -67,7 +70,8 @@ class BiasSteeredArchitecture(SteeredArchitecture):
         """Begin with biases that give the target L0, and the penalty whose shrinkage is a tenth of that bias."""
         threshold = self.initial_threshold()
         self.b_enc.fill_(-threshold)
-        self.controller = SparsityController(self.target_l0, start=0.2 * max(threshold, 1e-3 * self.statistics.rms) / self.spread)
+        coefficient = 0.2 * max(threshold, 1e-3 * self.statistics.rms) / self.spread
+        self.controller = SparsityController(self.target_l0, coefficient, self.correction_gain)
 
     def raise_thresholds(self, amount: float) -> None:
         """Lower the encoder biases."""
