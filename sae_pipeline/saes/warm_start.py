@@ -130,7 +130,7 @@ def begin_with(arm: Architecture, given: InferenceSAE, label: str) -> None:
     if isinstance(arm, SteeredArchitecture):
         _steered(arm, code, taken)
         if given.metadata.get("architecture") == arm.name and COEFFICIENT in given.metadata:
-            arm.controller = type(arm.controller)(arm.target_l0, start=given.metadata[COEFFICIENT])
+            arm.steer_from(given.metadata[COEFFICIENT])
     elif isinstance(arm, BatchTopK) and code.threshold is not None:
         arm.take_threshold(code.threshold.mean().item())
 

@@ -14,7 +14,6 @@ from sae_pipeline.saes.architectures.steered import SteeredArchitecture
 from sae_pipeline.saes.calibration import threshold_keeping
 from sae_pipeline.saes.inference import InferenceSAE
 from sae_pipeline.saes.kernels import ByLatent, SparseCode, encode_above
-from sae_pipeline.saes.sparsity import SparsityController
 
 BANDWIDTH = 0.1
 """Width of the kernel in units of the inputs' root mean square coordinate, which is the scale of pre-activations."""
@@ -40,7 +39,7 @@ class JumpReLU(SteeredArchitecture):
         self._least = self._bandwidth / 2
         threshold = max(self.initial_threshold(), self._least)
         self.threshold.fill_(threshold)
-        self.controller = SparsityController(self.target_l0, threshold**2 / self.statistics.variance, self.correction_gain)
+        self.steer_from(threshold**2 / self.statistics.variance)
 
     def select(self, centred: Tensor) -> SparseCode:
         """Pre-activations above the threshold, unshrunk, and those below it that the kernel reaches, with value 0."""

@@ -14,7 +14,7 @@ from sae_pipeline.saes.sparsity import SparsityController
 
 
 class SteeredArchitecture(SparseArchitecture):
-    """Normalised squared error plus coefficient times a sparsity measure; subclasses make ``controller`` in ``start``."""
+    """Normalised squared error plus coefficient times a sparsity measure; subclasses call :meth:`steer_from` in ``start``."""
 
     correction_gain: ClassVar[float]
     """See :class:`SparsityController`; the largest at which the planted dictionary is still found."""
@@ -33,6 +33,10 @@ class SteeredArchitecture(SparseArchitecture):
     @abstractmethod
     def sparsity(self, code: SparseCode) -> float:
         """The sparsity measure summed over a batch."""
+
+    def steer_from(self, coefficient: float) -> None:
+        """Begin to steer, with this weight of the sparsity term."""
+        self.controller = SparsityController(self.target_l0, coefficient, self.correction_gain)
 
     def initial_threshold(self) -> float:
         """The common threshold at which the untrained encoder has the target L0 on the sample.
@@ -71,7 +75,7 @@ class BiasSteeredArchitecture(SteeredArchitecture):
         threshold = self.initial_threshold()
         self.b_enc.fill_(-threshold)
         coefficient = 0.2 * max(threshold, 1e-3 * self.statistics.rms) / self.spread
-        self.controller = SparsityController(self.target_l0, coefficient, self.correction_gain)
+        self.steer_from(coefficient)
 
     def raise_thresholds(self, amount: float) -> None:
         """Lower the encoder biases."""
