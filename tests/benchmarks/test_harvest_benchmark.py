@@ -19,7 +19,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, 
     scratch = tmp_path_factory.mktemp("scratch")
     options = ["--shape", "tiny", "--rounds", "1", "--precisions", "bfloat16", "--contexts", "16", "--stream-tokens", "9000"]
     finished = subprocess.run(
-        [sys.executable, str(PROGRAM), *options, "--peers", "--scratch", str(scratch / "work"), "--json"],
+        [sys.executable, str(PROGRAM), *options, "--peers", "--scratch", str(scratch / "work"), "--json", "--output", str(scratch / "found.json")],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     table, _, last = finished.stdout.strip().rpartition("\n")
@@ -52,6 +52,16 @@ def test_the_table_says_what_was_compared_and_nothing_is_left_on_disk(run: tuple
     assert "blocks up to the last hooked one" in table
     assert "cold files" in table
     assert not any(scratch.iterdir())
+
+
+def test_the_table_can_be_printed_again_from_the_file(run: tuple[dict[str, Any], str, Path]) -> None:
+    """The file holds the same object, date included, and gives the same table."""
+    found, table, scratch = run
+    file = scratch.parent / "found.json"
+    assert json.loads(file.read_text()) == found
+    again = subprocess.run([sys.executable, str(PROGRAM), "--render", str(file)], capture_output=True, text=True, check=True)
+    assert again.stdout.strip() == table.strip()
+    assert table.startswith(found["date"])
 
 
 def test_a_peer_without_environment_is_reported_with_the_command_that_builds_it(monkeypatch: pytest.MonkeyPatch) -> None:
