@@ -5,8 +5,8 @@
     python benchmarks/recovery.py --render benchmarks/results/recovery.json
 
 Every tool begins with the same parameters, sees the same activations in the same order and takes the same number of steps
-of Adam, at the rate that was best for it among the same few (and further ones, where the best is the first or the last) on a
-seed of its own. Two figures per tool: explained variance of held-out activations, and the mean over planted features of the
+of Adam, at the rate that was best for it among the same few (and further ones, where the best is the first or the last) on
+seeds of their own. Two figures per tool: explained variance of held-out activations, and the mean over planted features of the
 largest cosine with a decoder row. Where L0 is set by a coefficient, a peer's coefficient is searched until its L0 is on
 either side of ours and near it, and its figures are interpolated at ours. Intervals are those of the paired difference over seeds (Student's t, 95 %).
 """
@@ -42,11 +42,12 @@ ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "relu", "jumprelu", "gated")
 STEPS = 3_000
 RATES = (1e-3, 2e-3, 4e-3)
 """Learning rates that every tool may choose from: tools that clip their gradients take longer steps at the same rate."""
-TUNING_SEED = 1_000
+TUNING_SEEDS = (1_000, 1_001)
+"""What rates are chosen on; a single seed prefers one of two good rates by chance."""
 WARMUP_SHARE, DECAY_SHARE, DEAD_SHARE = 0.05, 0.2, 0.1
 """Schedule and dead window, as shares of the budget, in every tool that has them."""
-MOST_TRIALS = 6
-"""Trainings that may be spent on a peer's L0."""
+MOST_TRIALS, TUNING_TRIALS = 6, 4
+"""Trainings that may be spent on a peer's L0, and while its rate is chosen."""
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """97.5 % point of Student's t for so many seeds."""
 
@@ -54,7 +55,7 @@ TOOLS = {name: tool for name, tool in PEER_TOOLS.items() if name in ("sae-lens",
 """One way of training per peer: the others differ in speed."""
 
 CONDITIONS = {
-    "all": f"Adam at the best of {RATES} for each tool and architecture, or beyond, found on another seed at matched L0; figures of a tool whose L0 a "
+    "all": f"Adam at the best of {RATES} for each tool and architecture, or beyond, found on two other seeds at matched L0; figures of a tool whose L0 a "
     f"coefficient sets are interpolated at the L0 of ours, the nearest training being within {L0_TOLERANCE:.0%} of it or marked; warm-up over {WARMUP_SHARE:.0%} and linear decay "
     f"over the last {DECAY_SHARE:.0%} of the steps; latents are dead after {DEAD_SHARE:.0%} of the tokens, with AuxK where a tool has it; latents chosen as in training",
     "sparsify": "its own schedule decays from the end of the warm-up; auxk_alpha = 1/32",
@@ -120,13 +121,15 @@ class Bench(ExitStack):
         edges: dict[str, bool] = {}
         strengths = dict.fromkeys(tools, 1.0)
         say(f"{architecture}: choosing rates")
-        tuning = problem(self.folder / f"{architecture}-rates", architecture, TUNING_SEED, self.steps)
+        tuning = [problem(self.folder / f"{architecture}-rates-{seed}", architecture, seed, self.steps) for seed in TUNING_SEEDS]
         for name, tool in tools.items():
 
             def run_at(rate: float, name: str = name, tool: Tool = tool) -> dict[str, float]:
-                run = self.at_l0(name, tool, tuning, rate, PROBLEM["sparsity"], strengths[name])
-                strengths[name] = run["strength"]
-                return run
+                found = []
+                for given in tuning:
+                    found.append(self.at_l0(name, tool, given, rate, PROBLEM["sparsity"], strengths[name], TUNING_TRIALS))
+                    strengths[name] = found[-1]["strength"]
+                return {field: statistics.mean(run[field] for run in found) for field in ("explained_variance", "l0_deviation")}
 
             rates[name], edges[name] = chosen_rate(arguments.rates, run_at)
         for seed in range(arguments.seeds):
@@ -137,11 +140,13 @@ class Bench(ExitStack):
                 runs[name].append(self.at_l0(name, tool, given, rates[name], target, strengths[name]))
         return compared(runs) | {"rates": rates, "rate_at_edge": edges}
 
-    def at_l0(self, name: str, tool: Tool, given: Problem, rate: float, target: float, strength: float) -> dict[str, float]:
+    def at_l0(
+        self, name: str, tool: Tool, given: Problem, rate: float, target: float, strength: float, trials: int = MOST_TRIALS
+    ) -> dict[str, float]:
         """The figures at the target L0, from trainings with several strengths of the sparsity term; ours steers by itself."""
         tried: list[dict[str, float]] = []
         searched = name != "ours" and given.setup["architecture"] not in LIKE_PEERS
-        while len(tried) < MOST_TRIALS:
+        while len(tried) < trials:
             tried.append(self.train(name, tool, given, rate, strength))
             if not searched or (near(tried, target) and bracketed(tried, target)):
                 break
