@@ -9,6 +9,8 @@ from assets.names import key
 from assets.partitions import grid
 from assets.results import check, result
 from resources import ComputeResource, HomeResource
+from sae_pipeline.launcher.outcome import COMPUTED, REUSED
+from sae_pipeline.saes.divergence import DivergedArms
 from sae_pipeline.stages import saes, slices
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import Study, expansion_of, point_of
@@ -37,7 +39,13 @@ def saes_asset(study: Study, mix: str) -> dg.AssetsDefinition:
         opened = home.open()
         ctx = StudyContext(study, opened, compute.open(opened))
         point, expansion = point_of(study, context.partition_key), expansion_of(study, context.partition_key)
-        cell = saes.train(ctx, mix, point, expansion)
+        try:
+            cell = saes.train(ctx, mix, point, expansion)
+        except DivergedArms as diverged:  # the others are in the store, and are counted
+            context.log_event(
+                dg.AssetObservation(asset_key, partition=context.partition_key, metadata={COMPUTED: len(diverged.summaries), REUSED: 0})
+            )
+            raise
         rows = [(label, cell.cell.arms[label].sparsity, sae.summary) for label, sae in cell.saes.items()]
         # TopK may use fewer than k latents where fewer are positive; that is not a miss.
         steered = {label for label, arm in cell.cell.arms.items() if arm.architecture != "topk"}

@@ -24,7 +24,7 @@ from typing import Any
 
 from gpt2_subject import FOLDER, SHAPES, Shape, make_checkpoint, make_ids
 from peers import DICTIONARY_LEARNING, SAELENS
-from side_by_side import REPOSITORY, Peer, Worker, machine, paired
+from side_by_side import REPOSITORY, Peer, Worker, machine, paired, read_results
 
 CONTEXT_LENGTH = 128
 """What SAELens and dictionary_learning use unless told otherwise."""
@@ -56,7 +56,7 @@ def main() -> None:
     """Parse, build, measure, print."""
     arguments = parsed()
     if arguments.render:
-        print(rendered(json.loads(arguments.render.read_text())))
+        print(rendered(read_results(arguments.render)))
         return
     wanted = [PEERS[name] for name in arguments.peers]
     if arguments.build_peers:

@@ -28,7 +28,7 @@ import numpy as np
 from matching import FIGURES, L0_TOLERANCE, at_target, bracketed, chosen_rate, deviation, near, next_strength
 from numpy.typing import NDArray
 from peers import DICTIONARY_LEARNING, SAELENS, SPARSIFY
-from side_by_side import REPOSITORY, Worker, machine
+from side_by_side import REPOSITORY, Worker, machine, read_results
 from train import say
 from training_rows import LIKE_PEERS, Row, write_activations
 from training_setup import BANDWIDTH
@@ -67,7 +67,7 @@ def main() -> None:
     """Parse, build, measure, print."""
     arguments = parsed()
     if arguments.render:
-        print(rendered(json.loads(arguments.render.read_text())))
+        print(rendered(read_results(arguments.render)))
         return
     if arguments.build_peers:
         for peer in (SAELENS, DICTIONARY_LEARNING, SPARSIFY):

@@ -27,7 +27,7 @@ from typing import Any
 
 import agreement
 from peers import DICTIONARY_LEARNING, SAELENS, SPARSIFY
-from side_by_side import REPOSITORY, Worker, machine, paired
+from side_by_side import REPOSITORY, Worker, machine, paired, read_results
 from training_rows import ARMS, ARMS_ROW, CUDA_ROWS, ROWS, Row, write_activations
 from training_setup import base_setup, problem_setup, told
 from training_table import rendered
@@ -45,7 +45,7 @@ def main() -> None:
     """Parse, build, measure, print."""
     arguments = parsed()
     if arguments.render:
-        print(rendered(json.loads(arguments.render.read_text())))
+        print(rendered(read_results(arguments.render)))
         return
     if arguments.build_peers:
         for peer in (SAELENS, DICTIONARY_LEARNING, SPARSIFY):

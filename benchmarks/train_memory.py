@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from side_by_side import REPOSITORY, Worker, machine
+from side_by_side import REPOSITORY, Worker, machine, read_results
 
 TIMES = 4
 """How much larger the second cache is."""
@@ -28,7 +28,7 @@ def main() -> None:
     """Parse, measure, print."""
     arguments = parsed()
     if arguments.render:
-        print(rendered(json.loads(arguments.render.read_text())))
+        print(rendered(read_results(arguments.render)))
         return
     found = measure(arguments)
     print(rendered(found))

@@ -78,7 +78,7 @@ class StudyTables:
 
     def at_site(self, site: str) -> StudyTables:
         """The tables of one site. SAEs of different sites reconstruct different things and are never compared."""
-        if self.sites == [site]:
+        if "site" not in self.saes.columns:
             return self
         ids = set(self.saes.loc[self.saes["site"] == site, "sae_id"])
         frames = {field.name: getattr(self, field.name) for field in fields(self)}

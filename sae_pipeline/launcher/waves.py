@@ -7,6 +7,7 @@ upstream has run: an upstream that came out equal therefore stops the work there
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -128,8 +129,10 @@ def _launch(defs: dg.Definitions, instance: dg.DagsterInstance, key: dg.AssetKey
     job = defs.resolve_implicit_global_asset_job_def()
     run_result = job.execute_in_process(instance=instance, asset_selection=[key], run_config=QUIET, raise_on_error=False, **call)
     # A run of several partitions says the same for each of them.
-    for event in run_result.get_asset_materialization_events()[:1]:
-        metadata = event.materialization.metadata
+    made = [event.materialization.metadata for event in run_result.get_asset_materialization_events()[:1]]
+    # An asset that failed may still have published something; it says so in an observation.
+    made += [event.asset_observation_data.asset_observation.metadata for event in run_result.get_asset_observation_events()]
+    for metadata in made:
         computed = int(metadata[COMPUTED].value)  # type: ignore[arg-type]
         outcome.computed += computed
         outcome.reused += int(metadata[REUSED].value)  # type: ignore[arg-type]
@@ -160,13 +163,14 @@ def _unmet(check: Any) -> str:
 
 def _sentence(error: Any, outcome: Outcome) -> str:
     """The user's sentence at the bottom of an error chain, or the error itself with its type; Ctrl-C goes on as such."""
+    own = _subclasses(SaePipelineError)  # asked now: some are defined in modules that a run imports when it needs them
     bottom = error
     while bottom is not None:
         if bottom.cls_name in ("KeyboardInterrupt", "DagsterExecutionInterruptedError"):
             raise KeyboardInterrupt
-        if bottom.cls_name in _OWN_ERRORS:
+        if bottom.cls_name in own:
             outcome.damaged |= bottom.cls_name == "DamagedArtifact"
-            return bottom.message.removeprefix(f"sae_pipeline.errors.{bottom.cls_name}: ").strip()
+            return re.sub(rf"^[\w.]*\b{bottom.cls_name}: ", "", bottom.message).strip()
         if bottom.cause is None:
             break
         bottom = bottom.cause
@@ -175,6 +179,3 @@ def _sentence(error: Any, outcome: Outcome) -> str:
 
 def _subclasses(cls: type[Exception]) -> set[str]:
     return {cls.__name__}.union(*(_subclasses(sub) for sub in cls.__subclasses__()))
-
-
-_OWN_ERRORS = _subclasses(SaePipelineError)

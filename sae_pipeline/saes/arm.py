@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sae_pipeline.errors import StudyError
+
 WITH_K = ("topk", "batchtopk", "matryoshka")
 """Architectures whose sparsity is a number of active latents; the others are steered to a target L0."""
 
@@ -74,6 +76,15 @@ class Arm:
             for name, value in asdict(self).items()
             if self.architecture in READ_BY.get(name, (self.architecture,)) and name != "warm_start"
         }
+
+
+def check_division(arm: Arm, label: str) -> None:
+    """Refuse a batch that does not divide into ``accumulate`` equal parts (StudyError)."""
+    if arm.batch_size % arm.accumulate:
+        raise StudyError(
+            f"{label}: expected a batch_size that divides into accumulate equal parts, found batch_size {arm.batch_size} and "
+            f"accumulate {arm.accumulate}; change one of them in saes"
+        )
 
 
 def _compact(tokens: int) -> str:

@@ -42,6 +42,6 @@ class DivergedArms(TrainingError):
         self.label, self.arms, self.summaries = label, list(arms), summaries
         super().__init__(
             f"{label}: expected every loss to stay finite and every error below {EXPLODED:g} (1 is that of the mean), found {len(self.arms)} of "
-            f"{len(self.arms) + len(summaries)} arms diverged: {', '.join(map(str, self.arms))}; lower learning_rate or lengthen warmup_share in "
-            "their entry of saes.arms; run again, unchanged, to go on with the other arms alone"
+            f"{len(self.arms) + len(summaries)} arms diverged: {', '.join(map(str, self.arms))}; lower learning_rate (or an extra "
+            "loss term's coefficient) or lengthen warmup_share in their entry of saes.arms; run again, unchanged, to go on with the other arms alone"
         )

@@ -20,6 +20,9 @@ from sae_pipeline.store import flush, write_atomically
 
 TRAINING_FILE = "training.json"
 
+L0_TOLERANCE = 0.02
+"""Relative difference of the L0 reached from the target that is worth a warning."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -48,11 +51,12 @@ def finish(run: Run, calibration: Tensor, measurement: Tensor) -> dict[str, Any]
         flush(file)
     on_device = exported.to(device)
     final_l0 = sum(int((on_device.encode(rows.to(device)) > 0).sum()) for rows in measurement.split(CHUNK)) / len(measurement)
+    l0_error = final_l0 / run.arm.sparsity - 1
     seconds = run.seconds + time.perf_counter() - started
     summary = {
         "final_loss": last["mse"],
         "final_l0": final_l0,
-        "l0_target_error": final_l0 / run.arm.sparsity - 1,
+        "l0_target_error": l0_error,
         "steps": run.step,
         "trunk_steps": run.trunk_steps,
         "tokens": tokens,
@@ -66,6 +70,15 @@ def finish(run: Run, calibration: Tensor, measurement: Tensor) -> dict[str, Any]
     }
     if last["dead_share"] > DEAD_SHARE_WARNING:
         logger.warning("%s: %.0f %% of the latents are dead at the end of training", run.label, 100 * last["dead_share"])
+    if abs(l0_error) > L0_TOLERANCE:
+        logger.warning(
+            "%s: %.4g latents are active per token at the end of training, %+.1f %% from the target of %g, on %d tokens outside training",
+            run.label,
+            final_l0,
+            100 * l0_error,
+            run.arm.sparsity,
+            len(measurement),
+        )
     # Written last: its presence says that the other files are complete.
     write_atomically(run.folder / TRAINING_FILE, json.dumps({"identity": run.identity, "summary": summary}, indent=1).encode())
     (run.folder / CHECKPOINT).unlink(missing_ok=True)

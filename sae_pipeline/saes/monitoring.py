@@ -39,8 +39,9 @@ logger = logging.getLogger(__name__)
 class Monitor:
     """The rows of one arm so far; part of its checkpoint."""
 
-    def __init__(self, label: str, every: int) -> None:
+    def __init__(self, label: str, every: int, *, has_auxk: bool = True) -> None:
         self.label, self.every = label, every
+        self._advice = "a lower learning_rate, " + "a higher auxk_coefficient " * has_auxk + "or a smaller expansion"
         self.rows: list[dict[str, float]] = []
 
     def due(self, step: int, steps: int) -> bool:
@@ -53,10 +54,11 @@ class Monitor:
         rate = (row["tokens"] - before["tokens"]) / max(seconds - before["seconds"], 1e-9)
         if row["dead_share"] > DEAD_SHARE_WARNING >= before["dead_share"]:
             logger.warning(
-                "%s: %.0f %% of the latents are dead at step %d; consider a lower learning_rate, a higher auxk_coefficient or a smaller expansion",
+                "%s: %.0f %% of the latents are dead at step %d; consider %s",
                 self.label,
                 100 * row["dead_share"],
                 row["step"],
+                self._advice,
             )
         self.rows.append({**row, **dict(zip(MACHINE_COLUMNS, (seconds, rate, resident_bytes(), device_bytes(device)), strict=True))})
 

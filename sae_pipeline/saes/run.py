@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae_pipeline.errors import StudyError
 from sae_pipeline.saes.architectures import ARCHITECTURES, Workspace
-from sae_pipeline.saes.arm import Arm
+from sae_pipeline.saes.arm import WITH_AUXK, Arm, check_division
 from sae_pipeline.saes.checkpoint import NAME as CHECKPOINT
 from sae_pipeline.saes.checkpoint import read_checkpoint, write_checkpoint
 from sae_pipeline.saes.divergence import EXPLODED, Divergence
@@ -51,11 +51,7 @@ def check_arm(arm: Arm, d_sae: int, label: str) -> None:
             f"{label}: {name} {arm.sparsity:g} > d_sae {d_sae}, but no more latents can be active than there are; "
             f"lower {name}, raise the expansion, or restrict the arm with only.expansions"
         )
-    if arm.batch_size % arm.accumulate:
-        raise StudyError(
-            f"{label}: expected a batch_size that divides into accumulate equal parts, found batch_size {arm.batch_size} and "
-            f"accumulate {arm.accumulate}; change one of them in saes"
-        )
+    check_division(arm, label)
 
 
 def run_identity(arm: Arm, d_model: int, d_sae: int, statistics: InputStatistics) -> str:
@@ -87,7 +83,7 @@ class Run:
         self.steps = self.schedule.steps
         self.step, self.trunk_steps, self.seconds = 0, 0, 0.0
         self.parts: dict[str, float] = {}
-        self.monitor = Monitor(self.label, monitor_every)
+        self.monitor = Monitor(self.label, monitor_every, has_auxk=arm.architecture in WITH_AUXK)
         self.environments = [{"from_step": 0, **environment(device)}]
         self.saved_at, self.saving_seconds = time.monotonic(), 0.0
         self.workspace = workspace

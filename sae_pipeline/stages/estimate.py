@@ -36,9 +36,17 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
     figures: dict[str, Any] = {"cells": len(all_cells), "arms": len(arms), "tokens": tokens, "training_tokens": training_tokens}
     steps = [steps_with_trunks(cell.arms.values()) for cell in all_cells]
     taken, separate = sum(each.taken for each in steps), sum(each.separate for each in steps)
+    from sae_pipeline.activations.reserve import RESERVED_SHARE, RESERVED_TOKENS
+
+    held_back = min(RESERVED_TOKENS, study.activations.tokens // RESERVED_SHARE)
     notes = []
     if taken < separate:
         notes.append(f"token budgets share trunks: {taken:,} training steps instead of {separate:,} ({1 - taken / separate:.0%} saved)")
+    if held_back and any(arm.tokens > study.activations.tokens - held_back for _, arm in arms):
+        notes.append(
+            f"up to {held_back:,} of the {study.activations.tokens:,} tokens of a mix are held back to set and measure sparsity, so an arm with a budget "
+            f"above {study.activations.tokens - held_back:,} sees some tokens twice"
+        )
     for group in {(arm.tokens, cell.mix) for cell, arm in arms if arm.tokens > study.activations.tokens}:
         notes.append(
             f"an arm of {group[1]} trains on {group[0]:,} tokens of a mix of {study.activations.tokens:,}: {group[0] / study.activations.tokens:.2f} passes"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sae_pipeline.errors import BadInput, StorageError, StudyError, SubjectError
-from sae_pipeline.stages import derived, sources, warm_starts
+from sae_pipeline.saes.arm import Arm, check_division
+from sae_pipeline.saes.memory import ESTIMATE_FACTOR, group_bytes
+from sae_pipeline.stages import derived, saes, sources, warm_starts
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.study import cells, d_sae_of
+from sae_pipeline.study import Cell, cells, d_sae_of
 from sae_pipeline.study.preset_writing import giver
 
 BYTES_PER_TOKEN = 12
@@ -37,7 +40,9 @@ def preflight(ctx: StudyContext) -> None:
     sizes = _subject_sizes(ctx)
     if sizes:
         _fits(ctx, sizes)
-    warm_starts.check(ctx, sizes["d_model"] if sizes else None)
+    for cell in cells(ctx.study):
+        _can_be_trained(ctx, cell)
+        _begins_with_what_is_there(ctx, cell, sizes["d_model"] if sizes else None)
     for name in ctx.study.sources:
         if sources.is_external(ctx, name):
             sources.data_version(ctx, name)
@@ -88,6 +93,40 @@ def _subject_sizes(ctx: StudyContext) -> dict[str, Any] | None:
     return {name: next((config[key] for key in keys if key in config), None) for name, keys in SIZES.items()}
 
 
+def _fits_into_memory(ctx: StudyContext, arm: Arm, d_model: int, d_sae: int, name: str) -> None:
+    """Refuse an SAE that is sure not to fit into the machine; a GPU's memory is told by the device itself."""
+    if ctx.compute.devices()[0] != "cpu":
+        return
+    needed, there = group_bytes([arm], d_model, d_sae), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > ESTIMATE_FACTOR * there:
+        raise StudyError(
+            f"saes: expected SAEs that fit into this machine's {there / 2**30:.3g} GiB, found that {name} ({d_sae:,} latents of width {d_model}, "
+            f"batch_size {arm.batch_size:,}) needs about {needed / 2**30:.3g}; lower saes.expansions or batch_size, or raise accumulate"
+        )
+
+
+def _can_be_trained(ctx: StudyContext, cell: Cell) -> None:
+    """Refuse arms whose steps cannot be taken as the study says."""
+    for label, arm in cell.arms.items():
+        if arm.batch_size > arm.tokens:
+            raise StudyError(
+                f"saes.arms: expected a batch_size of at most the token budget in {cell.sae_id(label)}, found batch_size {arm.batch_size:,} and "
+                f"{arm.tokens:,} tokens; lower batch_size or raise tokens"
+            )
+        check_division(arm, cell.sae_id(label))
+
+
+def _begins_with_what_is_there(ctx: StudyContext, cell: Cell, d_model: int | None) -> None:
+    """Refuse warm starts that are missing or do not fit; what has been trained from one does not need it any more."""
+    if not any(arm.warm_start for arm in cell.arms.values()):
+        return
+    trained = saes.partial(ctx, cell.mix, cell.point, cell.expansion)
+    done = {*trained.saes, *trained.diverged}
+    there = {label: arm for label, arm in cell.arms.items() if label not in done or Path(arm.warm_start or ".").is_dir()}
+    warm_starts.check(replace(cell, arms=there), d_model)
+    warm_starts.remember(ctx.home, warm_starts.identified(ctx.home, cell))
+
+
 def _fits(ctx: StudyContext, sizes: dict[str, Any]) -> None:
     study = ctx.study
     if sizes["n_layers"] is not None:
@@ -102,6 +141,7 @@ def _fits(ctx: StudyContext, sizes: dict[str, Any]) -> None:
         for cell in cells(study):
             d_sae = d_sae_of(cell.expansion, sizes["d_model"])
             for label, arm in cell.arms.items():
+                _fits_into_memory(ctx, arm, sizes["d_model"], d_sae, cell.sae_id(label))
                 if arm.sparsity > d_sae:
                     raise StudyError(
                         f"saes.arms: expected at most {d_sae} active latents in {cell.sae_id(label)} (expansion {cell.expansion:g} of width {sizes['d_model']}), "

@@ -100,6 +100,8 @@ def train(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> Tr
     Raises:
         TrainingError: arms diverged in this call; raised when the others have been published.
     """
+    if (done := find(ctx, mix, point, expansion)) is not None:
+        return done  # without its warm starts, which may be gone since
     cell = with_contents(study_cell(ctx.study, mix, point, expansion))
     remember(ctx.home, cell)
     if not cell.arms:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sae_pipeline.errors import StudyError
-from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Home, exclusive, storage_errors, write_json
-from sae_pipeline.study import Arm, Cell, cells, d_sae_of
+from sae_pipeline.study import Arm, Cell, d_sae_of
 
 MEMORY = "warm_starts.json"
 """File in the home: content by folder of every warm start that was ever found there."""
@@ -89,22 +88,27 @@ def identified(home: Home, cell: Cell) -> Cell:
 
 
 def contents_in_place_of_paths(section: dict[str, Any]) -> dict[str, Any]:
-    """A section of a study's slice, its warm start known by content; a folder that is missing has none yet."""
+    """A section of a study's slice, its warm start known by content; a folder that was never there has none yet.
+
+    What a folder held that is gone is looked up in the home that the environment names: a slice has no home of its own.
+    """
     folder = section.get("warm_start")
     if folder is None:
         return section
     try:
         return section | {"warm_start": content_of(folder)}
     except StudyError:
-        return section | {"warm_start": "missing"}
+        return section | {"warm_start": _remembered(Home.from_environment()).get(folder, "missing")}
 
 
-def check(ctx: StudyContext, d_model: int | None) -> None:
-    """Refuse arms that begin with an SAE that is missing or, as far as the subject's width is known, does not fit (StudyError)."""
-    for cell in cells(ctx.study):
-        remember(ctx.home, with_contents(cell))
-        for label, arm in cell.arms.items():
-            if arm.warm_start is not None and d_model is not None:
-                from sae_pipeline.saes.warm_start import check_widths, given_sae
+def check(cell: Cell, d_model: int | None) -> None:
+    """Refuse arms that begin with an SAE that is missing or, as far as the subject's width is known, does not fit.
 
-                check_widths(given_sae(Path(arm.warm_start)), d_model, d_sae_of(cell.expansion, d_model), cell.sae_id(label))
+    Raises:
+        StudyError: as said; also where two arms are one and the same.
+    """
+    for label, arm in with_contents(cell).arms.items():
+        if arm.warm_start is not None and d_model is not None:
+            from sae_pipeline.saes.warm_start import check_widths, given_sae
+
+            check_widths(given_sae(Path(arm.warm_start)), d_model, d_sae_of(cell.expansion, d_model), cell.sae_id(label))

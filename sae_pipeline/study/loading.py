@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -133,7 +134,8 @@ def _expectation(message: str) -> str:
     """Pydantic's 'Input should be …' as the object of 'expected'."""
     for prefix in ("Input should be ", "Input should have ", "Value should have ", "String should ", "Input tag "):
         if message.startswith(prefix):
-            rest = message.removeprefix(prefix)
+            rest = message.removeprefix(prefix).replace("a valid tuple", "a list").replace("Tuple ", "a list ")
+            rest = re.sub(r"a valid dictionary or instance of \w+", "a section of keys and values", rest)
             return {"String should ": "text that should ", "Input tag ": "a kind that is known, but the tag "}.get(prefix, "") + rest
     return message
 

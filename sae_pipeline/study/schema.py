@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sae_pipeline.saes.arm import WITH_K
+from sae_pipeline.saes.arm import READ_BY, WITH_K
 from sae_pipeline.study.hook_points import HookPoint
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=40)]
@@ -360,10 +360,10 @@ class TrainingDefaults(Section):
 class Only(Section):
     """Restricts an arm to some cells; an absent list means all."""
 
-    mixes: tuple[str, ...] | None = Field(None, description="mixes the arms are trained on")
-    layers: tuple[int, ...] | None = Field(None, description="layers the arms are trained on")
-    sites: tuple[Site, ...] | None = Field(None, description="sites the arms are trained on")
-    expansions: tuple[float, ...] | None = Field(None, description="expansion factors the arms are trained at")
+    mixes: tuple[str, ...] | None = Field(None, min_length=1, description="mixes the arms are trained on")
+    layers: tuple[int, ...] | None = Field(None, min_length=1, description="layers the arms are trained on")
+    sites: tuple[Site, ...] | None = Field(None, min_length=1, description="sites the arms are trained on")
+    expansions: tuple[float, ...] | None = Field(None, min_length=1, description="expansion factors the arms are trained at")
 
 
 class ArmGroup(Section):
@@ -404,8 +404,16 @@ class ArmGroup(Section):
         wanted, other = ("k", "target_l0") if self.architecture in WITH_K else ("target_l0", "k")
         if getattr(self, wanted) is None or getattr(self, other) is not None:
             raise ValueError(f"architecture {self.architecture} needs '{wanted}' and takes no '{other}'")
-        if any(value <= 0 for value in _as_tuple(getattr(self, wanted))):
-            raise ValueError(f"{wanted} must be positive, found {getattr(self, wanted)}")
+        values = _as_tuple(getattr(self, wanted))
+        if not values or any(value <= 0 for value in values):
+            raise ValueError(f"{wanted} must be positive, one number or a list of them, found {list(values) if len(values) != 1 else values[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _says_what_is_read(self) -> ArmGroup:
+        for name, readers in READ_BY.items():
+            if getattr(self, name) is not None and self.architecture not in readers:
+                raise ValueError(f"{name} is read by {', '.join(readers)} only, found it in an arm of architecture {self.architecture}; remove it")
         return self
 
 
@@ -464,7 +472,7 @@ class Compute(Section):
     """Where the work runs. Not part of any identity: the same study gives the same artifacts' names on every device."""
 
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    threads: int | None = Field(None, ge=1, description="CPU threads of torch; None keeps torch's default")
+    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads of torch; None keeps torch's default")
     memory_gib: float | None = Field(
         None,
         gt=0,

@@ -107,7 +107,10 @@ CASES = [
     ("share above one", ("prose: 0.7", "prose: 1.7"), ["mixes.PRE.prose", "less than or equal to 1", "1.7"]),
     ("missing source", ("prose: 1.0", "prosa: 1.0"), ["'prosa'", "not declared", "declared are: prose, instructions"]),
     ("wrong sparsity field", ("topk, k: 16", "topk, target_l0: 16"), [":14:", "needs 'k'"]),
-    ("k not positive", ("topk, k: 16", "topk, k: 0"), [":14:", "k must be positive"]),
+    ("k not positive", ("topk, k: 16", "topk, k: 0"), [":14:", "k must be positive", "found 0"]),
+    ("no k", ("topk, k: 16", "topk, k: []"), [":14:", "k must be positive", "found []"]),
+    ("no mix", ("topk, k: 16", "topk, k: 16, only: {mixes: []}"), [":14:", "mixes", "at least 1"]),
+    ("not its own setting", ("topk, k: 16", "topk, k: 16, matryoshka_shares: [0.5, 1]"), [":14:", "matryoshka_shares is read by matryoshka only"]),
     ("negative seed", ("seeds: [0, 1]", "seeds: [-1]"), [":14:", "saes.arms[0].seeds", "greater than or equal to 0", "-1"]),
     ("seed beyond 63 bits", ("seeds: [0, 1]", "seeds: [99999999999999999999]"), [":14:", "saes.arms[0].seeds"]),
     ("true for a number", ("topk, k: 16", "topk, k: true"), [":14:", "k: expected a value other than true or false"]),
@@ -174,8 +177,9 @@ def test_every_training_default_can_be_overridden_in_an_arm_within_the_same_limi
     from sae_pipeline.study.schema import ArmGroup, TrainingDefaults
 
     for name in TrainingDefaults.model_fields:
-        ArmGroup(architecture="topk", k=4, **{name: getattr(TrainingDefaults(), name)})
-        for section, others in ((TrainingDefaults, {}), (ArmGroup, {"architecture": "topk", "k": 4})):
+        arm = {"architecture": "matryoshka" if name == "matryoshka_shares" else "topk", "k": 4}
+        ArmGroup(**arm, **{name: getattr(TrainingDefaults(), name)})
+        for section, others in ((TrainingDefaults, {}), (ArmGroup, arm)):
             with pytest.raises(ValidationError) if name != "tilt" else contextlib.nullcontext():
                 section.model_validate({name: -1, **others})  # no setting but a tilt may be -1
 
