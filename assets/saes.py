@@ -42,10 +42,7 @@ def saes_asset(study: Study, mix: str) -> dg.AssetsDefinition:
         try:
             cell = saes.train(ctx, mix, point, expansion)
         except DivergedArms as diverged:  # the others are in the store, and are counted
-            context.log_event(
-                dg.AssetObservation(asset_key, partition=context.partition_key, metadata={COMPUTED: len(diverged.summaries), REUSED: 0})
-            )
-            raise
+            raise dg.Failure(str(diverged), metadata={COMPUTED: len(diverged.summaries), REUSED: 0}) from diverged
         rows = [(label, cell.cell.arms[label].sparsity, sae.summary) for label, sae in cell.saes.items()]
         # TopK may use fewer than k latents where fewer are positive; that is not a miss.
         steered = {label for label, arm in cell.cell.arms.items() if arm.architecture != "topk"}

@@ -130,8 +130,9 @@ def _launch(defs: dg.Definitions, instance: dg.DagsterInstance, key: dg.AssetKey
     run_result = job.execute_in_process(instance=instance, asset_selection=[key], run_config=QUIET, raise_on_error=False, **call)
     # A run of several partitions says the same for each of them.
     made = [event.materialization.metadata for event in run_result.get_asset_materialization_events()[:1]]
-    # An asset that failed may still have published something; it says so in an observation.
-    made += [event.asset_observation_data.asset_observation.metadata for event in run_result.get_asset_observation_events()]
+    failures = [event.step_failure_data for event in run_result.all_events if event.is_step_failure]
+    # An asset that failed may still have published something.
+    made += [data.user_failure_data.metadata for data in failures if data.user_failure_data and COMPUTED in data.user_failure_data.metadata]
     for metadata in made:
         computed = int(metadata[COMPUTED].value)  # type: ignore[arg-type]
         outcome.computed += computed
@@ -143,9 +144,9 @@ def _launch(defs: dg.Definitions, instance: dg.DagsterInstance, key: dg.AssetKey
     unmet = [check for check in run_result.get_asset_check_evaluations() if not check.passed and check.blocking]
     if unmet:
         return "; ".join(_unmet(check) for check in unmet)
+    if failures:
+        return _sentence(failures[0].error, outcome)
     for event in run_result.all_events:
-        if event.is_step_failure:
-            return _sentence(event.step_failure_data.error, outcome)
         if event.event_type in (dg.DagsterEventType.RUN_CANCELING, dg.DagsterEventType.RUN_CANCELED):
             raise KeyboardInterrupt
     return "the run failed without a step failure; `sae-pipeline ui` shows its log"

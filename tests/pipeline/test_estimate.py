@@ -29,3 +29,19 @@ def test_the_seconds_are_those_of_the_steps_that_budgets_with_a_trunk_take(small
     nothing = seconds(tokens=256)
     separate, trunk = (seconds(tokens=[budget, 2 * budget], budgets=budgets) - nothing for budgets in ("separate", "trunk"))
     assert trunk / separate == pytest.approx((3 - 0.9) / 3, rel=1e-3)
+
+
+def test_a_budget_that_reaches_into_what_is_held_back_is_told(small_study: SmallStudy, tmp_path: Path) -> None:
+    """An eighth of a small mix sets and measures sparsity: of 8,000 tokens 1,000."""
+
+    def notes(tokens: int) -> list[str]:
+        def edit(data: dict[str, Any]) -> None:
+            data["activations"]["tokens"] = 8_000
+            data["saes"]["arms"] = [{"architecture": "topk", "k": 4, "tokens": tokens}]
+
+        return estimate(StudyContext.open(load_study(small_study.write(edit)), Home(tmp_path / "home")))["notes"]
+
+    assert not [note for note in notes(7_000) if "held back" in note]
+    [note] = [note for note in notes(7_001) if "held back" in note]
+    assert note.startswith("up to 1,000 of the 8,000 tokens of a mix are held back")
+    assert "above 7,000 sees some tokens twice" in note
