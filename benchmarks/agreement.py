@@ -23,9 +23,9 @@ STEPS = {"jumprelu": 400}
 USUAL_STEPS = 100
 START_TOLERANCE = 0.02
 """Largest relative difference of the errors before training; bfloat16 autocast takes part of it."""
-TOLERANCE = 0.2
-"""Largest relative difference of improvements half way and at the end. A third of the learning rate misses a third of the
-improvement or more, weights that do not move miss all of it; the tools' own choices (gradient clipping, decoder norms) make 14 %."""
+TOLERANCE = 0.25
+"""Largest relative difference of improvements half way and at the end. A third of the learning rate misses 28 % of the
+improvement or more, weights that do not move miss all of it; the tools' own choices (gradient clipping, decoder norms) make 21 %."""
 
 
 def problem(architecture: str) -> Row:

@@ -42,8 +42,9 @@ ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "relu", "jumprelu", "gated")
 STEPS = 3_000
 RATES = (1e-3, 2e-3, 4e-3)
 """Learning rates that every tool may choose from: tools that clip their gradients take longer steps at the same rate."""
-TUNING_SEEDS = (1_000, 1_001)
-"""What rates are chosen on; a single seed prefers one of two good rates by chance."""
+TUNING_SEEDS = 2
+"""On how many seeds, none of them compared, rates are chosen; a single one prefers one of two good rates by chance."""
+FIRST_TUNING_SEED = 1_000
 WARMUP_SHARE, DECAY_SHARE, DEAD_SHARE = 0.05, 0.2, 0.1
 """Schedule and dead window, as shares of the budget, in every tool that has them."""
 MOST_TRIALS, TUNING_TRIALS = 6, 4
@@ -55,7 +56,7 @@ TOOLS = {name: tool for name, tool in PEER_TOOLS.items() if name in ("sae-lens",
 """One way of training per peer: the others differ in speed."""
 
 CONDITIONS = {
-    "all": f"Adam at the best of {RATES} for each tool and architecture, or beyond, found on two other seeds at matched L0; figures of a tool whose L0 a "
+    "all": f"Adam at the best of {RATES} for each tool and architecture, or beyond, found on other seeds at matched L0 (how many is in the table); figures of a tool whose L0 a "
     f"coefficient sets are interpolated at the L0 of ours, the nearest training being within {L0_TOLERANCE:.0%} of it or marked; warm-up over {WARMUP_SHARE:.0%} and linear decay "
     f"over the last {DECAY_SHARE:.0%} of the steps; latents are dead after {DEAD_SHARE:.0%} of the tokens, with AuxK where a tool has it; latents chosen as in training",
     "sparsify": "its own schedule decays from the end of the warm-up; auxk_alpha = 1/32",
@@ -121,7 +122,8 @@ class Bench(ExitStack):
         edges: dict[str, bool] = {}
         strengths = dict.fromkeys(tools, 1.0)
         say(f"{architecture}: choosing rates")
-        tuning = [problem(self.folder / f"{architecture}-rates-{seed}", architecture, seed, self.steps) for seed in TUNING_SEEDS]
+        tuning_seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + arguments.tuning_seeds)
+        tuning = [problem(self.folder / f"{architecture}-rates-{seed}", architecture, seed, self.steps) for seed in tuning_seeds]
         for name, tool in tools.items():
 
             def run_at(rate: float, name: str = name, tool: Tool = tool) -> dict[str, float]:
@@ -138,7 +140,7 @@ class Bench(ExitStack):
             for name, tool in tools.items():
                 target = runs["ours"][seed]["l0"] if name != "ours" else PROBLEM["sparsity"]
                 runs[name].append(self.at_l0(name, tool, given, rates[name], target, strengths[name]))
-        return compared(runs) | {"rates": rates, "rate_at_edge": edges}
+        return compared(runs) | {"rates": rates, "rate_at_edge": edges, "tuning_seeds": arguments.tuning_seeds}
 
     def at_l0(
         self, name: str, tool: Tool, given: Problem, rate: float, target: float, strength: float, trials: int = MOST_TRIALS
@@ -230,7 +232,7 @@ def rendered(found: dict[str, Any]) -> str:
         f"{found['date']}: {size['features']} planted features in {size['d_in']} dimensions, d_sae {size['d_sae']}, {size['sparsity']} active, "
         f"{found['steps'] * size['batch']:,} tokens, {found['seeds']} seeds. Differences are ours minus the peer's, with 95 % intervals over seeds.",
         "",
-        "| architecture | tool | rate | L0 | explained variance | difference | mean max cosine | difference |",
+        "| architecture | tool | rate (seeds it was chosen on) | L0 | explained variance | difference | mean max cosine | difference |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for architecture, result in found["architectures"].items():
@@ -238,7 +240,7 @@ def rendered(found: dict[str, Any]) -> str:
             edge = " (outermost tried)" if result["rate_at_edge"][name] else ""
             mark = "" if tool.get("l0_matched", True) else " (not matched)"
             lines.append(
-                f"| {architecture} | {name} | {result['rates'][name]:g}{edge} | {tool['l0']:.2f}{mark} | {tool['explained_variance']:.4f} | {_words(tool.get('ours_minus_explained_variance'))} "
+                f"| {architecture} | {name} | {result['rates'][name]:g} ({result['tuning_seeds']}){edge} | {tool['l0']:.2f}{mark} | {tool['explained_variance']:.4f} | {_words(tool.get('ours_minus_explained_variance'))} "
                 f"| {tool['mean_max_cosine']:.4f} | {_words(tool.get('ours_minus_mean_max_cosine'))} |"
             )
     lines += ["", *(f"- {name} was not measured: {reason}." for name, reason in found["missing"].items())]
@@ -258,6 +260,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
     parser.add_argument("--seeds", type=int, choices=(1, *STUDENT), default=3)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="that each tool may choose from")
+    parser.add_argument("--tuning-seeds", type=int, default=TUNING_SEEDS, help="seeds that rates are chosen on")
     parser.add_argument("--steps", type=int, default=STEPS, help="of every training")
     parser.add_argument("--peers", nargs="*", choices=(peers := [peer.name for peer in (SAELENS, DICTIONARY_LEARNING, SPARSIFY)]), default=peers)
     parser.add_argument("--build-peers", action="store_true", help="build the peers' environments where they are missing")

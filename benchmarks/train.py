@@ -211,6 +211,7 @@ def summarised(
             tools[name]["improvement_difference"], tools[name]["first_steps_difference"] = (agreement.improvement_difference(*pair) for pair in pairs)
             tools[name]["losses_agree"] = all(agreement.agree(*pair) for pair in pairs)
     peers = {name: tool for name, tool in tools.items() if name not in OURS}
+    exact = {name: tool for name, tool in peers.items() if not PEER_TOOLS[name].reduced}
     fractions = {
         dtype: statistics.median(
             limit[f"{dtype}_seconds"] / (row.batch / ours["rate"]) for limit, ours in zip(measured["limit"], measured["ours"], strict=True)
@@ -223,6 +224,8 @@ def summarised(
         "ours_by_kernels": {name: tools[name] for name in OURS if name != "ours" and name in tools},
         "peers": peers | {name: {"missing": reason} for name, reason in missing.items()},
         "ratio_to_best_peer": min((peer["ours_is_times_faster"] for peer in peers.values()), default=None),
+        "ratio_to_best_float32_peer": min((peer["ours_is_times_faster"] for peer in exact.values()), default=None),
+        "best_float32_peer": min(exact, key=lambda name: exact[name]["ours_is_times_faster"], default=None),
         "best_peer": min(peers, key=lambda name: peers[name]["ours_is_times_faster"], default=None),
         "fraction_of_limit": fractions,
         "losses_agree": all(tool["losses_agree"] for name, tool in tools.items() if name != "ours"),

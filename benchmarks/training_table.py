@@ -39,13 +39,13 @@ def heading(found: dict[str, Any]) -> str:
 def main_table(rows: dict[str, Any]) -> str:
     """One line per row: ours, the best peer, the limit, memory."""
     lines = [
-        "| row | k or L0 | ours, activations/s (range) | plain torch | numba | best peer, activations/s | **ours is** | of the float32 limit | of the bfloat16 limit "
-        "| peak MiB, ours (best peer) | losses |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| row | k or L0 | ours, activations/s (range) | plain torch | numba | best peer in float32, activations/s | **ours is** "
+        "| best peer in any precision | ours is | of the float32 limit | of the bfloat16 limit | peak MiB, ours (best peer) | losses |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         if "not_measured" in row:
-            lines.append(f"| {name} | {row['row']['sparsity']} | not measured: {row['not_measured']} |" + " |" * 8)
+            lines.append(f"| {name} | {row['row']['sparsity']} | not measured: {row['not_measured']} |" + " |" * 10)
             continue
         ours, best = row["ours"], row["peers"][row["best_peer"]] if row["best_peer"] else None
         variants = [row["ours_by_kernels"].get(f"ours, {kernels}", {}).get("tokens_per_second") for kernels in ("plain torch", "numba")]
@@ -53,7 +53,8 @@ def main_table(rows: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {row['row']['sparsity']} | {ours['tokens_per_second']:,.0f} ({ours['slowest']:,.0f}–{ours['fastest']:,.0f}) | "
             + " | ".join(f"{rate:,.0f}" if rate else "–" for rate in variants)
-            + (f" | {row['best_peer']}, {best['tokens_per_second']:,.0f} | **{row['ratio_to_best_peer']:.1f}×**" if best else " | – | –")
+            + _best(row, "_float32_peer", "**")
+            + _best(row, "_peer", "")
             + f" | {limit['float32']:.0%} | {limit['bfloat16']:.0%} | {_peak(ours):,.0f}"
             + (f" ({_peak(best):,.0f})" if best else "")
             + f" | {'agree' if row['losses_agree'] else '**differ**'} |"
@@ -104,6 +105,15 @@ def _peer_cell(peer: dict[str, Any] | None) -> str:
 def _loss(tool: dict[str, Any]) -> str:
     first, last = tool["losses"][0], tool["losses"][-1]
     return f"{first['nmse']:.3f} → {last['nmse']:.3f} at {last['l0']:.0f}"
+
+
+def _best(row: dict[str, Any], which: str, emphasis: str) -> str:
+    """Two cells: the fastest peer of a kind, and how many times faster ours is."""
+    name = row[f"best{which}"]
+    if name is None:
+        return " | – | –"
+    ratio = row[f"ratio_to_best{which}"]
+    return f" | {name}, {row['peers'][name]['tokens_per_second']:,.0f} | {emphasis}{ratio:.1f}×{emphasis}"
 
 
 def _peak(tool: dict[str, Any]) -> float:

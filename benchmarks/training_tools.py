@@ -30,6 +30,11 @@ class Tool:
     variables: dict[str, str] = field(default_factory=dict)
 
     @property
+    def reduced(self) -> bool:
+        """Whether it computes in less than float32 throughout, which is other work with other results."""
+        return bool(self.options.get("autocast"))
+
+    @property
     def python(self) -> str | None:
         """The interpreter, or None where its environment was not built."""
         return sys.executable if self.peer is None else self.peer.python

@@ -203,7 +203,7 @@ def test_recovery_of_ours_alone(tmp_path: Path) -> None:
     assert set(topk["tools"]) == {"ours"}
     assert len(topk["runs"]["ours"]) == 2
     assert 0 < topk["tools"]["ours"]["mean_max_cosine"] < 1
-    assert "| topk | ours | 0.002 |" in table
+    assert "| topk | ours | 0.002 (2) |" in table
 
 
 def test_recovery_is_complete_when_the_dictionary_is_the_planted_one() -> None:
