@@ -57,7 +57,9 @@ def training_actions(setup: dict[str, Any], make: Callable[[dict[str, Any]], Tra
         return {"steps": taken}
 
     def run(seconds: float, least: int) -> dict[str, Any]:
-        """Steps for at least ``seconds`` and ``least`` steps, timed as one piece."""
+        """Steps for at least ``seconds`` and ``least`` steps, timed as one piece, after one that is not: what waited for its turn may have
+        lost pages and caches, which costs a tool with short steps as much as one with long ones."""
+        advance()
         _wait(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

@@ -58,7 +58,12 @@ def load_study(path: str | Path) -> Study:
     try:
         study = Study.model_validate(data)
     except ValidationError as error:
-        raise StudyError("\n".join(_sentence(path, lines, dict(e)) + _origin(origins, e["loc"]) for e in error.errors())) from None
+        found = error.errors()
+        told = [
+            e for e in found if not (e["type"] == "too_short" and any(e["loc"] == other["loc"][: len(e["loc"])] for other in found if other is not e))
+        ]
+        # A list of which an item was refused is also called too short.
+        raise StudyError("\n".join(_sentence(path, lines, dict(e)) + _origin(origins, e["loc"]) for e in told)) from None
     return _with_absolute_paths(study, path.resolve().parent)
 
 
@@ -132,11 +137,15 @@ def _sentence(path: Path, lines: dict[Location, int], error: dict[str, Any]) -> 
 
 def _expectation(message: str) -> str:
     """Pydantic's 'Input should be …' as the object of 'expected'."""
-    for prefix in ("Input should be ", "Input should have ", "Value should have ", "String should ", "Input tag "):
+    for prefix in ("Input should be ", "Input should have ", "Value should have ", "String should ", "Tuple should ", "Input tag "):
         if message.startswith(prefix):
-            rest = message.removeprefix(prefix).replace("a valid tuple", "a list").replace("Tuple ", "a list ")
+            rest = message.removeprefix(prefix).replace("a valid tuple", "a list")
             rest = re.sub(r"a valid dictionary or instance of \w+", "a section of keys and values", rest)
-            return {"String should ": "text that should ", "Input tag ": "a kind that is known, but the tag "}.get(prefix, "") + rest
+            return {
+                "String should ": "text that should ",
+                "Tuple should ": "a list that should ",
+                "Input tag ": "a kind that is known, but the tag ",
+            }.get(prefix, "") + rest
     return message
 
 

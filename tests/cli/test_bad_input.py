@@ -68,7 +68,10 @@ REFUSED: dict[str, tuple[Edit, list[str]]] = {
     "device of another machine": (set_in("compute.device", "cuda:7"), ["compute.device", "'cuda:7'", "cpu"]),
     "device that does not exist": (set_in("compute.device", "tpu"), ["compute.device", "'tpu'"]),
     "missing checkpoint folder": (set_in("subject.model", "/no/such/model"), ["subject.model", "nothing at /no/such/model"]),
-    "no arms anywhere": (set_in("saes.arms", [{"architecture": "topk", "k": 4, "only": {"mixes": []}}]), ["at least one arm"]),
+    "arms of no mix": (
+        set_in("saes.arms", [{"architecture": "topk", "k": 4, "only": {"mixes": []}}]),
+        ["saes.arms[0].only.mixes: expected a list that should have at least 1 item", "found []"],
+    ),
     "unknown rubric": (set_in("analysis.rubric", "strict.v9"), ["strict.v9", "house.v1"]),
     "rubric file that is not there": (set_in("analysis.rubric", "own.yaml"), ["own.yaml"]),
     "files that match nothing": (set_in("sources.stories.paths", ["/no/such/*.jsonl"]), ["/no/such/*.jsonl"]),

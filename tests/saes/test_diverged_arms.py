@@ -100,7 +100,7 @@ def test_one_sentence_names_every_diverged_arm(make_arm, train, stream, poisoned
     text = str(failure.value)
     assert "bad has loss nan at step 8 of 60 (learning_rate 0.003)" in text
     assert "worse has loss nan at step 4 of 60" in text
-    assert "lower learning_rate or lengthen warmup_share" in text
+    assert "lower learning_rate (or an extra loss term's coefficient) or lengthen warmup_share in their entry of saes.arms" in text
     assert text.count(". ") == 0
 
 

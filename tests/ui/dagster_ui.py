@@ -72,6 +72,7 @@ class DagsterUI:
                 [*COMMAND, "ui", study, "--port", str(port)],
                 env=os.environ | {"SAE_HOME": str(home), "PYTHONWARNINGS": "ignore", "OMP_WAIT_POLICY": "PASSIVE"},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a job in the background ignores it
             )  # fmt: skip
         patiently("the UI answers", self._answers, 120)
 
