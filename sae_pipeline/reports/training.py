@@ -11,10 +11,7 @@ from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.style import named_colours, styled
 from sae_pipeline.reports.wording import compact, counted, decimal, layer_name, percent
-from sae_pipeline.saes.monitoring import DEAD_SHARE_WARNING
-
-L0_TOLERANCE = 0.02
-"""Relative miss of the target L0 beyond which architectures are not compared at matched sparsity."""
+from sae_pipeline.saes.monitoring import DEAD_SHARE_WARNING, L0_TOLERANCE
 
 PANELS = (
     ("explained_variance", "explained variance of the batch"),

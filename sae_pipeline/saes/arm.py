@@ -79,7 +79,11 @@ class Arm:
 
 
 def check_division(arm: Arm, label: str) -> None:
-    """Refuse a batch that does not divide into ``accumulate`` equal parts (StudyError)."""
+    """Refuse a batch that does not divide into ``accumulate`` equal parts; ``label`` says whose.
+
+    Raises:
+        StudyError: as said.
+    """
     if arm.batch_size % arm.accumulate:
         raise StudyError(
             f"{label}: expected a batch_size that divides into accumulate equal parts, found batch_size {arm.batch_size} and "

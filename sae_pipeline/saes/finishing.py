@@ -14,14 +14,12 @@ from torch import Tensor
 from sae_pipeline.saes.checkpoint import NAME as CHECKPOINT
 from sae_pipeline.saes.chunks import CHUNK
 from sae_pipeline.saes.divergence import Divergence
-from sae_pipeline.saes.monitoring import DEAD_SHARE_WARNING
+from sae_pipeline.saes.monitoring import DEAD_SHARE_WARNING, L0_TOLERANCE
 from sae_pipeline.saes.run import Run
 from sae_pipeline.store import flush, write_atomically
 
 TRAINING_FILE = "training.json"
 
-L0_TOLERANCE = 0.02
-"""Relative difference of the L0 reached from the target that is worth a warning."""
 
 logger = logging.getLogger(__name__)
 

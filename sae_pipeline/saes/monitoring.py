@@ -33,6 +33,9 @@ WHOLE_NUMBERS = ("step", "tokens", "resident_bytes", "device_bytes")
 DEAD_SHARE_WARNING = 0.25
 """Share of dead latents worth a warning (S1-14)."""
 
+L0_TOLERANCE = 0.02
+"""Relative miss of the target L0 beyond which architectures are not compared at matched sparsity; worth a warning."""
+
 logger = logging.getLogger(__name__)
 
 

@@ -124,7 +124,7 @@ def _late_quote(path: Path, physical: _CsvLines) -> SourceError:
 
 
 class _RowTooLong(Exception):
-    pass
+    """A row has more bytes than LONGEST_LINE; the caller makes it a malformed record."""
 
 
 class _CsvLines:
