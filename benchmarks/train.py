@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -240,12 +241,13 @@ def summarised(
 
 
 def measure_arms(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Several arms on one stream against the same arms one after the other."""
+    """Several arms on one stream against the same arms one after the other, on all processors: that is what they share."""
     row, count, steps = (ARMS_ROW.tiny(), 3, 3) if arguments.quick else (ARMS_ROW, ARMS, 12)
+    threads = os.cpu_count() or 1
     folder = arguments.scratch / "train-arms"
     shutil.rmtree(folder, ignore_errors=True)
     written = write_activations(folder, row.d_in, 2 * BATCHES * row.batch, row.batch, n_features=2 * row.d_in, l0=row.sparsity, seed=0)
-    setup = base_setup(row, arguments, folder, written) | {"name": "arms", "arms": True}
+    setup = base_setup(row, arguments, folder, written) | {"name": "arms", "arms": True, "threads": threads}
     try:
         with Worker("our_training.py", sys.executable, setup, folder, "arms") as worker:
             worker.ready()
@@ -259,7 +261,7 @@ def measure_arms(arguments: argparse.Namespace) -> dict[str, Any]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {
-        "row": asdict(row), "arms": count, "steps": steps,
+        "row": asdict(row), "arms": count, "steps": steps, "threads": threads,
         "together_over_apart": paired(measured[True], measured[False], "seconds"),
         "together_tokens_per_second": statistics.median(each["tokens"] / each["seconds"] for each in measured[True]),
         "apart_tokens_per_second": statistics.median(each["tokens"] / each["seconds"] for each in measured[False]),

@@ -86,7 +86,7 @@ def arms_line(arms: dict[str, Any]) -> str:
     """Several arms on one stream."""
     row = arms["row"]
     return (
-        f"{arms['arms']} arms ({row['architecture']} {row['d_in']}×{row['d_sae']}, batch {row['batch']}) on one stream take "
+        f"{arms['arms']} arms ({row['architecture']} {row['d_in']}×{row['d_sae']}, batch {row['batch']}) on one stream, on {arms['threads']} threads, take "
         f"**{arms['together_over_apart']:.2f}** of the time of the same arms one after the other "
         f"({arms['together_tokens_per_second']:,.0f} against {arms['apart_tokens_per_second']:,.0f} activations/s, each counted once per arm; "
         f"peak {arms['together_peak_mib']:,.0f} against {arms['apart_peak_mib']:,.0f} MiB)."

@@ -18,9 +18,9 @@ from protocol import Actions, serve
 from torch import Tensor
 from training_loop import save_initial_state, training_actions
 
-from sae_pipeline.saes.architectures import Workspace
 from sae_pipeline.saes.arm import WITH_K, Arm
 from sae_pipeline.saes.initialisation import SAMPLE_SIZE, input_statistics
+from sae_pipeline.saes.lanes import Lanes
 from sae_pipeline.saes.run import Run
 from sae_pipeline.saes.trainer import train_arms
 
@@ -34,8 +34,9 @@ class Ours:
         folder.mkdir(parents=True, exist_ok=True)
         self.run = Run(
             setup["name"], folder, arm(setup), d_model=setup["d_in"], d_sae=setup["d_sae"], statistics=input_statistics(rows, normalise=False),
-            workspace=Workspace(), device=setup["device"], label="benchmark", metadata={},
+            device=setup["device"], label="benchmark", metadata={},
         )  # fmt: skip
+        self.lanes = Lanes(torch.get_num_threads())
         if not setup["steers"] and hasattr(self.run.sae, "controller"):
             # The loss alone, as the other tools minimise it: no sparsity that is held by moving coefficient and thresholds.
             self.run.sae.adjust = lambda parts, fallen: None
@@ -52,7 +53,7 @@ class Ours:
     @torch.no_grad()
     def step(self, x: Tensor) -> None:
         """One step of the trainer."""
-        self.run.take_step(x)
+        self.lanes.each(lambda run, workspace: run.take_step(x, workspace), [self.run])
 
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> tuple[float, float]:

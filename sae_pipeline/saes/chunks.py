@@ -2,5 +2,6 @@
 
 from __future__ import annotations
 
-CHUNK = 512
-"""Rows encoded at a time: their pre-activations stay in cache until the selection has read them."""
+CHUNK = 256
+"""Rows worked on at a time: enough for the full rate of a matrix product, few enough that their pre-activations stay in cache
+and that a small batch has some for every thread."""

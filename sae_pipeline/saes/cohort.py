@@ -16,6 +16,8 @@ from sae_pipeline.saes.arm import Arm
 from sae_pipeline.saes.divergence import Divergence
 from sae_pipeline.saes.finishing import finish
 from sae_pipeline.saes.initialisation import Activations
+from sae_pipeline.saes.kernels import Workspace
+from sae_pipeline.saes.lanes import Lanes, alone
 from sae_pipeline.saes.run import Run
 from sae_pipeline.saes.schedule import branch_step
 
@@ -62,6 +64,7 @@ class Cohort:
         open_run: Callable[[Entrant], Run],
         scales: Mapping[bool, float],
         held_out: tuple[Tensor, Tensor],
+        lanes: Lanes,
         progress: Track,
     ) -> None:
         """``everyone`` holds the entrants of all groups, because a member may leave a state for an arm of a later one.
@@ -71,45 +74,45 @@ class Cohort:
             held_out: raw activations for calibration and for measuring L0, (n, d_model) each.
         """
         self.members, self.everyone, self.open_run = members, everyone, open_run
-        self.scales, self.held_out, self.progress = scales, held_out, progress
+        self.scales, self.held_out, self.lanes, self.progress = scales, held_out, lanes, progress
 
     def train(self, stream: Activations, device: str, checkpoint_every: int) -> None:
         """Take every member to its end, or to its divergence."""
         batch_size = self.members[0].arm.batch_size
         with closing(self._batches(stream, batch_size, device)) as batches:
             for step, batch in batches:
-                wanting = [self._opened(member) for member in self._unfinished() if member.step == step]
-                scaled = {normalise: _scaled(batch, self.scales[normalise]) for normalise in {member.arm.normalise for member in wanting}}
-                for member in wanting:
-                    self._take_step(member, scaled[member.arm.normalise], step, checkpoint_every)
-        for member in self.members:
-            if member.underway:  # its checkpoint is that of its last step
-                self._finish(self._opened(member))
+                opened = [(member, self._opened(member)) for member in self._unfinished() if member.step == step]
+                # A checkpoint that turned out to be damaged puts a run back: it catches up later.
+                wanting = [(member, run) for member, run in opened if run.step == step]
+                scaled = {normalise: _scaled(batch, self.scales[normalise]) for normalise in {run.arm.normalise for _, run in wanting}}
 
-    def _take_step(self, member: Entrant, x: Tensor, step: int, checkpoint_every: int) -> None:
-        run = member.run
-        # A checkpoint that turned out to be damaged puts a run back: it catches up later.
-        if run is None or run.step != step:
-            return
-        if (divergence := run.take_step(x)) is not None:
+                def take_step(run: Run, workspace: Workspace, scaled: dict[bool, Tensor] = scaled) -> Divergence | None:
+                    return run.take_step(scaled[run.arm.normalise], workspace)
+
+                divergences = self.lanes.each(take_step, [run for _, run in wanting])
+                for (member, run), divergence in zip(wanting, divergences, strict=True):
+                    self._after_step(member, run, divergence, checkpoint_every)
+                self._finish([member for member, run in wanting if member.underway and run.step == run.steps])
+        self._finish([member for member in self.members if member.underway])  # their checkpoints are those of their last steps
+
+    def _after_step(self, member: Entrant, run: Run, divergence: Divergence | None, checkpoint_every: int) -> None:
+        if divergence is not None:
             self._stop(member, divergence)
             return
-        self.progress.advance(len(x), loss=run.parts["mse"], l0=run.parts["l0"])
+        self.progress.advance(run.arm.batch_size, loss=run.parts["mse"], l0=run.parts["l0"])
         self._leave_branches(member, run)
-        if run.step == run.steps:
-            self._finish(member)
-        elif run.step % checkpoint_every == 0 or run.wants_checkpoint:
+        if run.step < run.steps and (run.step % checkpoint_every == 0 or run.wants_checkpoint):
             run.save()
 
     def _unfinished(self) -> list[Entrant]:
         return [member for member in self.members if member.underway and member.step < member.steps]
 
-    def _opened(self, member: Entrant) -> Entrant:
+    def _opened(self, member: Entrant) -> Run:
         if member.run is None:
-            member.run = self.open_run(member)
-            member.run.restore()
-            self._leave_branches(member, member.run)
-        return member
+            run = member.run = alone(lambda: self.open_run(member))
+            run.restore()
+            self._leave_branches(member, run)
+        return member.run
 
     def _leave_branches(self, member: Entrant, run: Run) -> None:
         """Write the checkpoint of every arm whose branch step has come."""
@@ -120,13 +123,15 @@ class Cohort:
     def _followers(self, member: Entrant) -> list[Entrant]:
         return [entrant for entrant in self.everyone.values() if entrant.leader == member.name]
 
-    def _finish(self, member: Entrant) -> None:
-        assert member.run is not None
-        found = finish(member.run, *self.held_out)
-        if isinstance(found, Divergence):
-            self._stop(member, found)
-        else:
-            member.summary, member.run = found, None
+    def _finish(self, members: list[Entrant]) -> None:
+        def end(run: Run, workspace: Workspace) -> dict[str, Any] | Divergence:
+            return finish(run, *self.held_out, workspace)
+
+        for member, found in zip(members, self.lanes.each(end, [self._opened(member) for member in members]), strict=True):
+            if isinstance(found, Divergence):
+                self._stop(member, found)
+            else:
+                member.summary, member.run = found, None
 
     def _stop(self, member: Entrant, divergence: Divergence) -> None:
         """Mark an arm, and those for which it took the trunk's steps: their own would have had the same bits."""

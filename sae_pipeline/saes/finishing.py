@@ -14,6 +14,7 @@ from torch import Tensor
 from sae_pipeline.saes.checkpoint import NAME as CHECKPOINT
 from sae_pipeline.saes.chunks import CHUNK
 from sae_pipeline.saes.divergence import Divergence
+from sae_pipeline.saes.kernels import Workspace
 from sae_pipeline.saes.monitoring import DEAD_SHARE_WARNING, L0_TOLERANCE
 from sae_pipeline.saes.run import Run
 from sae_pipeline.store import flush, write_atomically
@@ -24,13 +25,14 @@ TRAINING_FILE = "training.json"
 logger = logging.getLogger(__name__)
 
 
-def finish(run: Run, calibration: Tensor, measurement: Tensor) -> dict[str, Any] | Divergence:
+def finish(run: Run, calibration: Tensor, measurement: Tensor, workspace: Workspace) -> dict[str, Any] | Divergence:
     """Calibrate, write the SAE, its training table and record, remove the checkpoint; the summary says how it went.
 
     Args:
         run: a run that has taken all of its steps.
         calibration: raw activations (n, d_model) that thresholds are set on, outside the training order.
         measurement: others, that ``final_l0`` is measured on.
+        workspace: memory that no other arm uses meanwhile.
 
     Returns:
         The summary (see ``train_arms``), or a record if the last update left parameters that are not finite.
@@ -39,6 +41,7 @@ def finish(run: Run, calibration: Tensor, measurement: Tensor) -> dict[str, Any]
     if not bool(sae.parameters.isfinite().all()):  # the loss of the last step was still finite
         return run.divergence(run.step, math.nan)
     started = time.perf_counter()
+    sae.workspace = workspace
     sae.calibrate(calibration * statistics.scale)
     tokens, last, rate = run.step * run.arm.batch_size, run.monitor.rows[-1], run.schedule.base_rate
     provenance = {**run.arm.identity(), "learning_rate": rate, "normalisation_scale": statistics.scale, "training_tokens": tokens}

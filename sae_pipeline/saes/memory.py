@@ -47,7 +47,7 @@ def state_bytes(arm: Arm, d_model: int, d_sae: int) -> int:
 
 
 def step_bytes(arm: Arm, d_model: int, d_sae: int) -> int:
-    """What an arm needs for the length of a step, a checkpoint or its end, so once per group.
+    """What an arm needs for the length of a step, a checkpoint or its end, so as often as arms take steps at once.
 
     A step's memory is kept from step to step: the chunk of pre-activations twice, five tensors of the batch's shape, its
     entries, one matrix for the decoder's gradient, the sum of the gradients when they are accumulated, and AuxK with half
@@ -65,13 +65,15 @@ def step_bytes(arm: Arm, d_model: int, d_sae: int) -> int:
     return step + max(12 * _parameters(d_model, d_sae), end)
 
 
-def group_bytes(arms: list[Arm], d_model: int, d_sae: int) -> int:
-    """Peak of arms side by side: all their states, the largest step, and a batch as read and as normalised."""
+def group_bytes(arms: list[Arm], d_model: int, d_sae: int, threads: int) -> int:
+    """Peak of arms side by side: all their states, the largest step for as many as there are threads, and a batch as read and
+    as normalised."""
     batch = 8 * d_model * max(arm.batch_size for arm in arms)
-    return sum(state_bytes(arm, d_model, d_sae) for arm in arms) + max(step_bytes(arm, d_model, d_sae) for arm in arms) + batch
+    steps = min(threads, len(arms)) * max(step_bytes(arm, d_model, d_sae) for arm in arms)
+    return sum(state_bytes(arm, d_model, d_sae) for arm in arms) + steps + batch
 
 
-def memory_groups(arms: Mapping[str, Arm], d_model: int, d_sae: int, budget: int) -> list[MemoryGroup]:
+def memory_groups(arms: Mapping[str, Arm], d_model: int, d_sae: int, budget: int, threads: int) -> list[MemoryGroup]:
     """Split arms into groups of one data order and batch size whose estimate fits the budget, as few as first-fit finds.
 
     An arm that does not fit on its own is a group by itself. Which group an arm is in changes nothing but time. In a trunk
@@ -79,6 +81,7 @@ def memory_groups(arms: Mapping[str, Arm], d_model: int, d_sae: int, budget: int
 
     Args:
         budget: bytes.
+        threads: arms that take steps at once.
     """
     groups: list[list[str]] = []
     for name in _trunks_together(arms):
@@ -86,12 +89,12 @@ def memory_groups(arms: Mapping[str, Arm], d_model: int, d_sae: int, budget: int
         for group in groups:
             first = arms[group[0]]
             together = [*(arms[other] for other in group), arm]
-            if (first.data_seed, first.batch_size) == (arm.data_seed, arm.batch_size) and group_bytes(together, d_model, d_sae) <= budget:
+            if (first.data_seed, first.batch_size) == (arm.data_seed, arm.batch_size) and group_bytes(together, d_model, d_sae, threads) <= budget:
                 group.append(name)
                 break
         else:
             groups.append([name])
-    return [MemoryGroup(tuple(group), group_bytes([arms[name] for name in group], d_model, d_sae)) for group in groups]
+    return [MemoryGroup(tuple(group), group_bytes([arms[name] for name in group], d_model, d_sae, threads)) for group in groups]
 
 
 def memory_budget(device: str, memory_gib: float | None = None) -> int:

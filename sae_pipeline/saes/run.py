@@ -71,7 +71,6 @@ class Run:
         d_model: int,
         d_sae: int,
         statistics: InputStatistics,
-        workspace: Workspace,
         device: str,
         label: str,
         metadata: dict[str, Any],
@@ -86,20 +85,20 @@ class Run:
         self.monitor = Monitor(self.label, monitor_every, has_auxk=arm.architecture in WITH_AUXK)
         self.environments = [{"from_step": 0, **environment(device)}]
         self.saved_at, self.saving_seconds = time.monotonic(), 0.0
-        self.workspace = workspace
-        self.sae = ARCHITECTURES[arm.architecture](arm, d_model, d_sae, statistics, workspace, device)
+        self.sae = ARCHITECTURES[arm.architecture](arm, d_model, d_sae, statistics, Workspace(), device)
         warm_start(self.sae, self.label)
         self.optimiser = UnitRowAdam(self.sae.parameters, self.sae.gradients, self.sae.W_dec)
         self.identity = run_identity(arm, d_model, d_sae, statistics)
 
-    def take_step(self, x: Tensor) -> Divergence | None:
-        """Train on one batch of normalised activations (batch_size, d_model).
+    def take_step(self, x: Tensor, workspace: Workspace) -> Divergence | None:
+        """Train on one batch of normalised activations (batch_size, d_model), in memory that no other arm uses meanwhile.
 
         Returns:
             A record when the loss is not finite or the squared error exploded; the parameters are then as they were before the step, and no
             further step can be taken.
         """
         started = time.perf_counter()
+        self.sae.workspace = workspace
         self.parts = self._loss_and_gradients(x)
         loss, error = self.parts["loss"], self.parts["mse"]
         # Only the error has a scale: a tilted loss of one massive activation is large in a healthy run.
@@ -119,7 +118,7 @@ class Run:
         if self.arm.accumulate == 1:
             return self.sae.loss_and_gradients(x)
         found = []
-        total = self.workspace.get("accumulated", self.sae.gradients, len(self.sae.gradients)).zero_()
+        total = self.sae.workspace.get("accumulated", self.sae.gradients, len(self.sae.gradients)).zero_()
         for part in x.chunk(self.arm.accumulate):
             found.append(self.sae.loss_and_gradients(part))
             total.add_(self.sae.gradients)
@@ -181,7 +180,7 @@ class Run:
     def restore(self) -> None:
         """Go on from the folder's checkpoint, if there is an intact one.
 
-        One made with another number of threads, kind of device or torch is used too, because starting over can cost days;
+        One made with another kind of device, other kernels or torch is used too, because starting over can cost days;
         but the bits are then those of no single environment, so it is said and kept in the summary's ``environments``.
         """
         if (found := read_checkpoint(self.folder, self.identity)) is None:

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from sae_pipeline.progress import track
-from sae_pipeline.saes.architectures import Workspace
 from sae_pipeline.saes.arm import Arm
 from sae_pipeline.saes.checkpoint import checkpointed_steps
 from sae_pipeline.saes.cohort import Cohort, Entrant
 from sae_pipeline.saes.divergence import DivergedArms
 from sae_pipeline.saes.finishing import finished_summary
 from sae_pipeline.saes.initialisation import SAMPLE_SIZE, Activations, input_statistics
+from sae_pipeline.saes.lanes import Lanes, alone
 from sae_pipeline.saes.memory import MemoryGroup, memory_budget, memory_groups
 from sae_pipeline.saes.run import Run, check_arm, run_identity
 from sae_pipeline.saes.schedule import branch_step, steps_of, steps_with_trunks, trunk_leaders
@@ -45,8 +45,8 @@ def train_arms(
 ) -> dict[str, dict[str, Any]]:
     """Train every arm and write ``cfg.json``, ``sae_weights.safetensors``, ``monitoring.jsonl`` and ``training.json`` into its folder.
 
-    An arm's bits depend on the arm, the stream, the device and the thread count; not on its company, on the memory, or on
-    interruptions.
+    An arm's bits depend on the arm, the stream and the device; not on its company, on the number of threads, on the memory,
+    or on interruptions.
 
     Args:
         folders: an existing folder per arm, by arm label; may hold the checkpoint of a killed process.
@@ -64,7 +64,7 @@ def train_arms(
         activations other than those of the calibration), l0_target_error (relative), steps, trunk_steps (of them taken by
         a longer budget of the trunk), tokens, dead_share, learning_rate, seconds (with those of the trunk),
         tokens_per_second, normalisation_scale (input units to normalised units), input_variance (normalised units) and
-        environments (device, kernels, bfloat16, threads and torch from which step on).
+        environments (device, kernels, bfloat16 and torch from which step on).
 
     Raises:
         StudyError: an arm does not fit the width.
@@ -73,37 +73,38 @@ def train_arms(
     for name, arm in arms.items():
         check_arm(arm, d_sae, f"{label} {name}")
     raw = stream.sample(SAMPLE_SIZE)
-    statistics = {normalise: input_statistics(raw, normalise=normalise) for normalise in {arm.normalise for arm in arms.values()}}
+    units = {arm.normalise for arm in arms.values()}
+    statistics = alone(lambda: {normalise: input_statistics(raw, normalise=normalise) for normalise in units})
     identities = {name: run_identity(arm, d_model, d_sae, statistics[arm.normalise]) for name, arm in arms.items()}
     finished = {name: finished_summary(folders[name], identity) for name, identity in identities.items()}
     waiting = {name: arm for name, arm in arms.items() if finished[name] is None}
     entrants = _entrants(waiting, folders, identities, label)
-    groups = memory_groups(waiting, d_model, d_sae, memory_budget(device) if memory_bytes is None else memory_bytes)
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    groups = memory_groups(waiting, d_model, d_sae, memory_budget(device) if memory_bytes is None else memory_bytes, threads)
     _announce(label, waiting, groups)
     calibration, measurement = stream.held_out(0), stream.held_out(1)
     done = sum(entrant.planned_step * entrant.arm.batch_size for entrant in entrants.values() if entrant.leader is None)
     total = done + sum((entrant.steps - entrant.planned_step) * entrant.arm.batch_size for entrant in entrants.values())
     scales = {normalise: found.scale for normalise, found in statistics.items()}
+
+    def open_run(entrant: Entrant) -> Run:
+        return Run(
+            entrant.name,
+            entrant.folder,
+            entrant.arm,
+            d_model=d_model,
+            d_sae=d_sae,
+            statistics=statistics[entrant.arm.normalise],
+            device=device,
+            label=label,
+            metadata=metadata,
+            monitor_every=monitor_every,
+        )
+
     with track(f"training {label}", total, "tokens", done=done) as progress:
         for group in groups:
-            workspace = Workspace()
-
-            def open_run(entrant: Entrant, workspace: Workspace = workspace) -> Run:
-                return Run(
-                    entrant.name,
-                    entrant.folder,
-                    entrant.arm,
-                    d_model=d_model,
-                    d_sae=d_sae,
-                    statistics=statistics[entrant.arm.normalise],
-                    workspace=workspace,
-                    device=device,
-                    label=label,
-                    metadata=metadata,
-                    monitor_every=monitor_every,
-                )
-
-            cohort = Cohort([entrants[name] for name in group.labels], entrants, open_run, scales, (calibration, measurement), progress)
+            members = [entrants[name] for name in group.labels]
+            cohort = Cohort(members, entrants, open_run, scales, (calibration, measurement), Lanes(threads), progress)
             cohort.train(stream, device, checkpoint_every)
     summaries = {name: found for name in arms if (found := finished[name] or entrants[name].summary) is not None}
     diverged = [entrant.divergence for entrant in entrants.values() if entrant.divergence is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from typing import Any
 
@@ -84,8 +85,10 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
 
 def _groups(ctx: StudyContext, all_cells: list[Cell], d_model: int) -> list[str]:
     """How many arms train side by side and what they are expected to need; the largest cell is stated."""
-    budget = memory_budget(ctx.compute.devices()[0], ctx.study.compute.memory_gib)
-    split = [groups for cell in all_cells if (groups := memory_groups(cell.arms, d_model, d_sae_of(cell.expansion, d_model), budget))]
+    device = ctx.compute.devices()[0]
+    budget = memory_budget(device, ctx.study.compute.memory_gib)
+    threads = (ctx.study.compute.threads or os.cpu_count() or 1) if device == "cpu" else 1
+    split = [groups for cell in all_cells if (groups := memory_groups(cell.arms, d_model, d_sae_of(cell.expansion, d_model), budget, threads))]
     if not split:
         return []
     most = max(max(group.bytes for group in groups) for groups in split)

@@ -33,9 +33,9 @@ def preflight(ctx: StudyContext) -> None:
     """
     _home_is_writable(ctx.home.root)
     ctx.compute.devices()
-    from sae_pipeline.analysis.rubrics import load_rubric
+    from sae_pipeline.analysis.rubrics import load_rubrics
 
-    load_rubric(ctx.study.analysis.rubric)
+    load_rubrics(ctx.study.analysis.rubrics)
     _corpora_fit(ctx)
     sizes = _subject_sizes(ctx)
     if sizes:
@@ -97,7 +97,7 @@ def _fits_into_memory(ctx: StudyContext, arm: Arm, d_model: int, d_sae: int, nam
     """Refuse an SAE that is sure not to fit into the machine; a GPU's memory is told by the device itself."""
     if ctx.compute.devices()[0] != "cpu":
         return
-    needed, there = group_bytes([arm], d_model, d_sae), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed, there = group_bytes([arm], d_model, d_sae, threads=1), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > ESTIMATE_FACTOR * there:
         raise StudyError(
             f"saes: expected SAEs that fit into this machine's {there / 2**30:.3g} GiB, found that {name} ({d_sae:,} latents of width {d_model}, "

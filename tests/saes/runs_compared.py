@@ -38,9 +38,9 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at_step: int, name: str | None = 
     """Let every run, or the one of this name, die when it is about to take the step after ``at_step``."""
     original = Run.take_step
 
-    def take_step(self, x):
+    def take_step(self, x, workspace):
         if self.step == at_step and name in (None, self.name):
             raise Killed
-        return original(self, x)
+        return original(self, x, workspace)
 
     monkeypatch.setattr(Run, "take_step", take_step)

@@ -22,10 +22,10 @@ def poisoned(monkeypatch):
     def poison(name: str, at_step: int) -> None:
         original = Run.take_step
 
-        def take_step(self, x):
+        def take_step(self, x, workspace):
             if self.name == name and self.step == at_step:
                 self.sae.parameters.fill_(torch.nan)
-            return original(self, x)
+            return original(self, x, workspace)
 
         monkeypatch.setattr(Run, "take_step", take_step)
 
@@ -58,10 +58,10 @@ def test_one_nan_in_the_encoder_is_noticed_in_its_step_before_any_update(name, p
     monkeypatch.setattr(UnitRowAdam, "step", lambda self, rate: (updates.append(rate), original(self, rate)))
     original_step = Run.take_step
 
-    def take_step(self, x):
+    def take_step(self, x, workspace):
         if self.step == 7:
             self.sae.W_enc[2, 3] = torch.nan
-        return original_step(self, x)
+        return original_step(self, x, workspace)
 
     monkeypatch.setattr(Run, "take_step", take_step)
     with pytest.raises(DivergedArms, match="loss nan at step 8 of 60"):
@@ -122,8 +122,8 @@ def test_a_broken_stream_stops_every_arm(make_arm, train, toy):
 def test_a_last_update_that_is_not_finite_is_no_sae(make_arm, train, stream, monkeypatch, tmp_path):
     original = Run.take_step
 
-    def take_step(self, x):
-        found = original(self, x)
+    def take_step(self, x, workspace):
+        found = original(self, x, workspace)
         if self.step == self.steps:
             self.sae.W_dec[3, 5] = torch.inf
         return found
@@ -139,7 +139,7 @@ def test_the_next_call_keeps_what_finished(make_arm, train, stream, poisoned, mo
     folders = {label: tmp_path / label for label in arms}
     with monkeypatch.context() as patch:
         original = Run.take_step
-        patch.setattr(Run, "take_step", lambda self, x: original(self, x * torch.nan if self.name == "bad" else x))
+        patch.setattr(Run, "take_step", lambda self, x, workspace: original(self, x * torch.nan if self.name == "bad" else x, workspace))
         with pytest.raises(DivergedArms):
             train(arms, stream, folders=folders)
     written = (folders["good"] / "training.json").stat().st_mtime_ns

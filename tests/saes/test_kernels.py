@@ -19,6 +19,7 @@ from sae_pipeline.saes.architectures import ARCHITECTURES
 from sae_pipeline.saes.initialisation import input_statistics
 from sae_pipeline.saes.kernels import ByLatent, SparseCode, UnitRowAdam, Workspace, choice, encoding, tokens_of
 from sae_pipeline.saes.kernels.bounds import Rounded, error_model, rounded, row_bounds
+from sae_pipeline.saes.kernels.team import teams, working_together
 
 
 def problem(n: int, d_model: int, d_sae: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +130,7 @@ def test_the_bound_holds_for_every_bfloat16_product(case, implementation):
     w = rounded("weights", W, Workspace())
     model = error_model(w, b)
     pre, _ = reference(x, W, b)
-    for part, rows, approximate in encoding._approximate(x, w, b, Workspace()):
+    for part, rows, approximate in encoding._approximate(0, 0, len(x), rounded("rows", x, Workspace()), w, b, Workspace()):
         allowed = row_bounds(rows, model).double().unsqueeze(1) + model.stored * approximate.double().abs()
         assert ((approximate.double() - pre[part]).abs() <= allowed).all()
 
@@ -266,15 +267,11 @@ def test_torch_and_numba_agree(monkeypatch):
     assert torch.equal(results[0][0] > 0, results[1][0] > 0)
 
 
-def test_compiled_kernels_give_the_same_bits_on_any_number_of_threads(monkeypatch):
-    if "numba" not in INSTALLED:
-        pytest.skip("numba is not installed")
-    use("numba", monkeypatch)
+def test_a_team_of_any_size_gives_the_same_bits(implementation):
     found = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        found.append(everything(*problem(600, 64, 150), Workspace()))
-    choice.compiled_rows.cache_clear()
+    for threads in (1, 2, 3, 7):
+        with working_together(teams(1, threads)[0]):
+            found.append(everything(*problem(1_100, 64, 150), Workspace()))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 

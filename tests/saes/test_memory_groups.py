@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runs_compared import assert_same_bits
 
 from sae_pipeline.saes.architectures import ARCHITECTURES
-from sae_pipeline.saes.kernels import encoding
+from sae_pipeline.saes.chunks import CHUNK
 from sae_pipeline.saes.memory import (
     ESTIMATE_FACTOR,
     free_bytes,
@@ -36,14 +36,14 @@ def test_parameters_gradients_and_moments_are_counted_in_float32(make_arm):
 def test_a_plan_can_state_the_estimate_without_torch():
     found = subprocess.run([sys.executable, "-c", "import sys, sae_pipeline.saes.memory as m; print(m.CHUNK, 'torch' in sys.modules)"],
                            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, check=True)  # fmt: skip
-    assert found.stdout.split() == [str(encoding.CHUNK), "False"]
+    assert found.stdout.split() == [str(CHUNK), "False"]
 
 
 def test_the_estimate_counts_chunks_of_the_size_that_is_encoded(make_arm):
     """Beyond a chunk a larger batch adds its own tensors and entries only."""
     arm, d_model, d_sae = make_arm("relu", 8), 16, 4096
-    one, two, four = (step_bytes(replace(arm, batch_size=encoding.CHUNK * factor), d_model, d_sae) for factor in (1, 2, 4))
-    assert four - two == 2 * (two - one) == 2 * encoding.CHUNK * (20 * d_model + 64 * 8)
+    one, two, four = (step_bytes(replace(arm, batch_size=CHUNK * factor), d_model, d_sae) for factor in (1, 2, 4))
+    assert four - two == 2 * (two - one) == 2 * CHUNK * (20 * d_model + 64 * 8)
 
 
 def test_accumulation_needs_less_for_the_batch(make_arm):
@@ -63,27 +63,28 @@ def test_groups_hold_every_arm_once_and_fit(data, make_arm):
         )
         for number in range(count)
     }
-    budget = data.draw(st.integers(1, 400_000))
-    groups = memory_groups(arms, D_MODEL, D_SAE, budget)
+    budget, threads = data.draw(st.integers(1, 400_000)), data.draw(st.integers(1, 4))
+    groups = memory_groups(arms, D_MODEL, D_SAE, budget, threads)
     assert sorted(label for group in groups for label in group.labels) == sorted(arms)
     for group in groups:
         members = [arms[label] for label in group.labels]
         assert len({(arm.data_seed, arm.batch_size) for arm in members}) == 1
-        assert group.bytes == group_bytes(members, D_MODEL, D_SAE)
+        assert group.bytes == group_bytes(members, D_MODEL, D_SAE, threads)
         assert group.bytes <= budget or len(members) == 1
 
 
-def test_memory_for_two_makes_groups_of_two(make_arm):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_for_two_makes_groups_of_two(make_arm, threads):
     arms = {str(seed): make_arm("topk", init_seed=seed) for seed in range(5)}
-    budget = group_bytes([arms["0"], arms["1"]], D_MODEL, D_SAE)
-    assert [group.labels for group in memory_groups(arms, D_MODEL, D_SAE, budget)] == [("0", "1"), ("2", "3"), ("4",)]
-    assert len(memory_groups(arms, D_MODEL, D_SAE, 10**9)) == 1
+    budget = group_bytes([arms["0"], arms["1"]], D_MODEL, D_SAE, threads)
+    assert [group.labels for group in memory_groups(arms, D_MODEL, D_SAE, budget, threads)] == [("0", "1"), ("2", "3"), ("4",)]
+    assert len(memory_groups(arms, D_MODEL, D_SAE, 10**9, threads)) == 1
 
 
 def test_longer_budgets_of_a_trunk_come_first(make_arm):
     trunk = make_arm("topk", trunk_tokens=64 * 20)
     arms = {"short": replace(trunk, tokens=64 * 20), "other": make_arm("relu"), "long": replace(trunk, tokens=64 * 50)}
-    assert [group.labels for group in memory_groups(arms, D_MODEL, D_SAE, 1)] == [("long",), ("short",), ("other",)]
+    assert [group.labels for group in memory_groups(arms, D_MODEL, D_SAE, 1, threads=1)] == [("long",), ("short",), ("other",)]
 
 
 def test_the_study_or_half_of_what_is_free_is_the_budget():
@@ -96,7 +97,7 @@ def test_groups_change_no_bits_and_keep_the_trunk(make_arm, train, stream, caplo
     arms = {name: make_arm(name, tokens=64 * (30 + 5 * i)) for i, name in enumerate(ARCHITECTURES)}
     arms |= {"other batch": make_arm("relu", batch_size=48), "short": replace(trunk, tokens=64 * 20), "long": replace(trunk, tokens=64 * 50)}
     _, together = train(arms, stream, memory_bytes=10**9)
-    for budget in (1, group_bytes([arms["topk"], arms["relu"]], D_MODEL, D_SAE)):
+    for budget in (1, group_bytes([arms["topk"], arms["relu"]], D_MODEL, D_SAE, threads=1)):
         caplog.clear()
         with caplog.at_level("INFO"):
             summaries, split = train(arms, stream, memory_bytes=budget)
@@ -108,14 +109,14 @@ def test_groups_change_no_bits_and_keep_the_trunk(make_arm, train, stream, caplo
 
 MEASURE = """
 import sys, torch
-torch.set_num_threads(1)
+torch.set_num_threads(int(sys.argv[5]))
 from pathlib import Path
 from conftest import TensorStream, random_directions, sparse_sums
 from sae_pipeline.saes.arm import WITH_K, Arm
 from sae_pipeline.saes.memory import group_bytes
 from sae_pipeline.saes.trainer import train_arms
 
-name, folder, count, accumulate = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+name, folder, count, accumulate, threads = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
 selects = name in WITH_K
 arms = {
     str(seed): Arm(
@@ -141,15 +142,15 @@ x = sparse_sums(8192, random_directions(64, 128), l0=8, seed=1)
 train(64, {"0": arms["0"]})  # what torch itself allocates once
 before = peak()
 train(8192, arms)
-print(peak() - before, group_bytes(list(arms.values()), 128, 8192))
+print(peak() - before, group_bytes(list(arms.values()), 128, 8192, threads))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak resident size is read from /proc")
-@pytest.mark.parametrize(("name", "count", "accumulate"), [("topk", 3, 1), ("jumprelu", 2, 4)])
-def test_the_estimate_is_near_the_measured_peak(name, count, accumulate, tmp_path):
+@pytest.mark.parametrize(("name", "count", "accumulate", "threads"), [("topk", 3, 1, 1), ("topk", 3, 1, 2), ("jumprelu", 2, 4, 1)])
+def test_the_estimate_is_near_the_measured_peak(name, count, accumulate, threads, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    command = [sys.executable, "-c", MEASURE, name, str(tmp_path), str(count), str(accumulate)]
+    command = [sys.executable, "-c", MEASURE, name, str(tmp_path), str(count), str(accumulate), str(threads)]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     measured, estimated = map(int, found.stdout.split()[-2:])
     assert measured / ESTIMATE_FACTOR < estimated < measured * ESTIMATE_FACTOR, (measured / 2**20, estimated / 2**20)

@@ -11,6 +11,7 @@ import torch
 from runs_compared import Killed, assert_same_bits, interrupt, weights
 
 from sae_pipeline.errors import StudyError
+from sae_pipeline.saes import run
 from sae_pipeline.saes.architectures import ARCHITECTURES
 from sae_pipeline.saes.environment import environment, in_words
 from sae_pipeline.saes.kernels import choice, encoding
@@ -109,21 +110,19 @@ def test_a_batch_that_does_not_divide_is_refused(make_arm, train, stream):
         train({"a": make_arm("topk", accumulate=5)}, stream)
 
 
-def test_another_thread_count_is_said_and_recorded(make_arm, train, stream, monkeypatch, tmp_path, caplog):
+def test_another_machine_is_said_and_recorded(make_arm, train, stream, monkeypatch, tmp_path, caplog):
     arms, folders = {"a": make_arm("topk")}, {"a": tmp_path / "a"}
     with monkeypatch.context() as patch, pytest.raises(Killed):
         interrupt(patch, 25)
         train(arms, stream, folders=folders)
-    torch.set_num_threads(2)
+    here = environment("cpu")
+    monkeypatch.setattr(run, "environment", lambda device: here | {"device": "cpu of another kind"})
     with caplog.at_level(logging.WARNING):
         summaries, _ = train(arms, stream, folders=folders)
-    assert "from step 20 on cpu" in caplog.text
-    assert "1 threads" in caplog.text
+    assert f"from step 20 on {here['device']}" in caplog.text
+    assert "found cpu of another kind" in caplog.text
     assert "the bits will differ" in caplog.text
-    assert [(found["from_step"], found["device"][:3], found["threads"]) for found in summaries["a"]["environments"]] == [
-        (0, "cpu", 1),
-        (20, "cpu", 2),
-    ]
+    assert [(found["from_step"], found["device"]) for found in summaries["a"]["environments"]] == [(0, here["device"]), (20, "cpu of another kind")]
 
 
 def test_what_decides_the_bits_on_equal_vector_instructions_is_recorded(monkeypatch):

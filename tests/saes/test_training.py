@@ -76,9 +76,9 @@ def test_raw_units_are_read_from_the_stream_without_a_copy(make_arm, train, stre
                 given.append(batch.data_ptr())
                 yield batch
 
-    def take_step(self, x):
+    def take_step(self, x, workspace):
         taken.append(x.data_ptr())
-        return original(self, x)
+        return original(self, x, workspace)
 
     monkeypatch.setattr(Run, "take_step", take_step)
     train({"a": make_arm("topk", normalise=False)}, Watched(stream.x))

@@ -30,9 +30,9 @@ def steps_taken(monkeypatch) -> list[tuple[str, int]]:
     """(name, step) of every step that a run takes."""
     taken, original = [], Run.take_step
 
-    def take_step(self, x):
+    def take_step(self, x, workspace):
         taken.append((self.name, self.step))
-        return original(self, x)
+        return original(self, x, workspace)
 
     monkeypatch.setattr(Run, "take_step", take_step)
     return taken

@@ -8,6 +8,7 @@ from sae_pipeline.saes.kernels.adam import UnitRowAdam
 from sae_pipeline.saes.kernels.code import SparseCode, row_starts, tokens_of
 from sae_pipeline.saes.kernels.encoding import encode_above, encode_topk
 from sae_pipeline.saes.kernels.sums import ByLatent, decode, reconstruction_error, sampled_product
+from sae_pipeline.saes.kernels.team import chunks_of, shared
 from sae_pipeline.saes.kernels.workspace import Workspace
 
 __all__ = [
@@ -15,11 +16,13 @@ __all__ = [
     "SparseCode",
     "UnitRowAdam",
     "Workspace",
+    "chunks_of",
     "decode",
     "encode_above",
     "encode_topk",
     "reconstruction_error",
     "row_starts",
     "sampled_product",
+    "shared",
     "tokens_of",
 ]

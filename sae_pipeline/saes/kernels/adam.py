@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sae_pipeline.saes.chunks import CHUNK
 from sae_pipeline.saes.kernels.choice import numba_for
+from sae_pipeline.saes.kernels.team import chunks_of, shared
 
 BETAS = (0.9, 0.999)
 
@@ -31,33 +33,42 @@ class UnitRowAdam:
         """Optimise ``parameters`` by ``gradients`` (same flat layout); ``unit_rows`` (rows, width) is a view into the parameters."""
         self._parameters, self._gradients, self._unit_rows = parameters, gradients, unit_rows
         self._first = unit_rows.storage_offset() - parameters.storage_offset()
-        self._torch = torch.optim.Adam([parameters], betas=BETAS, eps=EPSILON, fused=True)
         self.load({"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameters), "exp_avg_sq": torch.zeros_like(parameters)})
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold."""
-        return self._torch.state[self._parameters]
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Go on from what :attr:`state` was; the tensors are taken over."""
         device = self._parameters.device
-        self._torch.state[self._parameters] = {name: tensor.to(device) for name, tensor in state.items()}
+        self.state = {name: tensor.to(device) for name, tensor in state.items()}
 
     def step(self, rate: float) -> None:
         """Update all parameters with this learning rate; the gradients of unit rows are projected in place."""
+        self.state["step"] += 1
         if compiled := numba_for(self._parameters):
-            self.state["step"] += 1
             count = self.state["step"].item()
             correction = (1 - BETAS[1] ** count) ** 0.5
             compiled.adam(self._parts(), *BETAS, rate / (1 - BETAS[0] ** count), correction, EPSILON)
             return
-        gradient = self._gradients[self._first :][: self._unit_rows.numel()].view_as(self._unit_rows)
-        gradient.addcmul_((gradient * self._unit_rows).sum(1, keepdim=True), self._unit_rows, value=-1)
-        self._parameters.grad = self._gradients
-        self._torch.param_groups[0]["lr"] = rate
-        self._torch.step()
-        self._unit_rows.div_(self._unit_rows.norm(dim=1, keepdim=True))
+        flat = (self._parameters, self._gradients, self.state["exp_avg"], self.state["exp_avg_sq"])
+        unit, taken = self._unit_rows, self.state["step"]
+        gradient = self._gradients[self._first :][: unit.numel()].view_as(unit)
+
+        def project(_: int, first: int, last: int) -> None:
+            for rows in chunks_of(first, last, unit.device):
+                gradient[rows].addcmul_((gradient[rows] * unit[rows]).sum(1, keepdim=True), unit[rows], value=-1)
+
+        def update(_: int, first: int, last: int) -> None:
+            p, g, m, v = ([tensor[first:last]] for tensor in flat)
+            torch._fused_adam_(
+                p, g, m, v, [], [taken], lr=rate, beta1=BETAS[0], beta2=BETAS[1], eps=EPSILON, weight_decay=0.0, amsgrad=False, maximize=False
+            )
+
+        def renormalise(_: int, first: int, last: int) -> None:
+            for rows in chunks_of(first, last, unit.device):
+                unit[rows].div_(unit[rows].norm(dim=1, keepdim=True))
+
+        shared(project, len(unit), CHUNK)
+        shared(update, len(self._parameters), WIDTH)
+        shared(renormalise, len(unit), CHUNK)
 
     def _parts(self) -> list[tuple[bool, tuple[Tensor, ...]]]:
         """Everything as (rows, width): before the unit rows, these, and after them."""

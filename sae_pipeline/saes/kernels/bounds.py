@@ -14,7 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sae_pipeline.saes.chunks import CHUNK
 from sae_pipeline.saes.kernels.choice import numba_for
+from sae_pipeline.saes.kernels.team import chunks_of, shared
 from sae_pipeline.saes.kernels.workspace import Workspace
 
 STORED = 2.0**-7
@@ -54,15 +56,19 @@ class ErrorModel(NamedTuple):
 
 def rounded(name: str, rows: Tensor, workspace: Workspace) -> Rounded:
     """Round rows (n, d_model) to bfloat16 and measure what that loses; the result lies in buffers of this name."""
-    low = workspace.get(f"{name} low", rows, *rows.shape, dtype=torch.bfloat16).copy_(rows)
+    low = workspace.get(f"{name} low", rows, *rows.shape, dtype=torch.bfloat16)
     norms, errors = (workspace.get(f"{name} {part}", rows, len(rows)) for part in ("norms", "errors"))
-    if compiled := numba_for(rows):
-        compiled.measure(rows, low, norms, errors)
-    else:
-        for start in range(0, len(rows), 512):  # In cache, without temporaries of the full size.
-            part = slice(start, start + 512)
-            torch.linalg.vector_norm(rows[part], dim=1, out=norms[part])
-            torch.linalg.vector_norm(rows[part] - low[part], dim=1, out=errors[part])
+
+    def measure(_: int, first: int, last: int) -> None:
+        for part in chunks_of(first, last, rows.device):  # In cache, without temporaries of the full size.
+            low[part].copy_(rows[part])
+            if compiled := numba_for(rows):
+                compiled.measure(rows[part], low[part], norms[part], errors[part])
+            else:
+                torch.linalg.vector_norm(rows[part], dim=1, out=norms[part])
+                torch.linalg.vector_norm(rows[part] - low[part], dim=1, out=errors[part])
+
+    shared(measure, len(rows), CHUNK)
     return Rounded(rows, low, norms.mul_(SAFETY), errors.mul_(SAFETY))
 
 

@@ -43,9 +43,9 @@ def compiled_rows() -> ModuleType | None:
         raise BadInput(f"{VARIABLE}: expected an installed numba, found none; run pip install 'sae-pipeline[fast]' or unset the variable")
     if wanted == "torch" or not installed:
         return None
-    from sae_pipeline.saes.kernels import threads
+    from sae_pipeline.saes.kernels import compiled
 
-    return threads
+    return compiled
 
 
 def numba_for(tensor: Tensor) -> ModuleType | None:

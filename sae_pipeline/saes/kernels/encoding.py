@@ -18,7 +18,8 @@ from sae_pipeline.saes.kernels.bounds import ErrorModel, Rounded, error_model, r
 from sae_pipeline.saes.kernels.choice import numba_for, preselects
 from sae_pipeline.saes.kernels.code import SparseCode, row_starts
 from sae_pipeline.saes.kernels.sums import sampled_product
-from sae_pipeline.saes.kernels.workspace import Workspace
+from sae_pipeline.saes.kernels.team import chunks_of, shared
+from sae_pipeline.saes.kernels.workspace import Pages, Workspace
 
 GROUP = 16
 """Pre-activations of which plain torch first takes the maximum: k groups that reach a number hold k latents that do."""
@@ -35,23 +36,29 @@ def encode_topk(rows: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, workspace: W
         b_enc: (d_sae,).
         k: at most d_sae.
     """
-    n, d_sae = len(rows), W_enc.shape[1]
+    n = len(rows)
     values = workspace.get("values", rows, n, k)
     latents = workspace.get("latents", rows, n, k, dtype=torch.int64)
-    if not preselects(rows):
-        for part in _parts(n):
-            pre = workspace.get("pre", rows, len(rows[part]), d_sae)
-            torch.addmm(b_enc, rows[part], W_enc, out=pre)
-            torch.topk(pre, k, dim=1, sorted=False, out=(values[part], latents[part]))
-        values.relu_()
-    else:
-        w = rounded("weights", W_enc.t(), workspace)
+    if preselects(rows):
+        w, x = rounded("weights", W_enc.t(), workspace), rounded("rows", rows, workspace)
         model = error_model(w, b_enc)
-        for part, x, pre in _approximate(rows, w, b_enc, workspace):
-            if compiled := numba_for(rows):
-                compiled.select_topk(pre, x, w, b_enc, model, k, latents[part], values[part])
-            else:
-                _select_topk(pre, x, w, b_enc, model, k, latents[part], values[part])
+
+        def choose(member: int, first: int, last: int) -> None:
+            for part, near, pre in _approximate(member, first, last, x, w, b_enc, workspace):
+                if compiled := numba_for(rows):
+                    compiled.select_topk(pre, near, w, b_enc, model, k, latents[part], values[part])
+                else:
+                    _select_topk(pre, near, w, b_enc, model, k, latents[part], values[part])
+
+        shared(choose, n, CHUNK)
+    else:
+
+        def rank(member: int, first: int, last: int) -> None:
+            for part, pre in _exactly(member, first, last, rows, W_enc, b_enc, workspace):
+                torch.topk(pre, k, dim=1, sorted=False, out=(values[part], latents[part]))
+
+        shared(rank, n, CHUNK)
+        values.relu_()
     starts = torch.arange(0, n * k + 1, k, device=rows.device)
     return SparseCode(starts, latents.view(-1), values.view(-1))
 
@@ -63,44 +70,59 @@ def encode_above(rows: Tensor, W_enc: Tensor, b_enc: Tensor, threshold: Tensor |
     """
     n, d_sae = len(rows), W_enc.shape[1]
     counts = workspace.get("counts", rows, n, dtype=torch.int64)
-    pieces: list[tuple[Tensor, Tensor]] = []
-    if not preselects(rows):
-        for part in _parts(n):
-            pre = workspace.get("pre", rows, len(rows[part]), d_sae)
-            torch.addmm(b_enc, rows[part], W_enc, out=pre)
-            above = ~(pre <= threshold)  # not >, so that NaN stays and the loss says so
-            counts[part] = above.sum(1)
-            places = above.view(-1).nonzero().view(-1)
-            pieces.append((places % d_sae, pre.view(-1)[places]))
-    else:
-        w = rounded("weights", W_enc.t(), workspace)
+    if preselects(rows):
+        w, x = rounded("weights", W_enc.t(), workspace), rounded("rows", rows, workspace)
         thresholds = torch.as_tensor(threshold, dtype=rows.dtype, device=rows.device).expand(d_sae).contiguous()
         # With the threshold taken off the bias every latent is compared to zero, where bfloat16 stores most precisely.
         shifted = b_enc - thresholds
         model = error_model(w, shifted)
-        pages = [0] * torch.get_num_threads()
-        for part, x, pre in _approximate(rows, w, shifted, workspace):
-            if compiled := numba_for(rows):
-                pieces += compiled.select_above(pre, x, w, b_enc, thresholds, model, workspace, pages, counts[part])
-            else:
-                pieces.append(_select_above(pre, x, w, b_enc, thresholds, model, counts[part]))
+
+        def choose(member: int, first: int, last: int) -> list[tuple[Tensor, Tensor]]:
+            pieces: list[tuple[Tensor, Tensor]] = []
+            pages = Pages(workspace, str(member), rows)
+            for part, near, pre in _approximate(member, first, last, x, w, shifted, workspace):
+                if compiled := numba_for(rows):
+                    pieces += compiled.select_above(pre, near, w, b_enc, thresholds, model, pages, counts[part])
+                else:
+                    pieces.append(_select_above(pre, near, w, b_enc, thresholds, model, counts[part]))
+            return pieces
+
+        found = shared(choose, n, CHUNK)
+    else:
+
+        def compare(member: int, first: int, last: int) -> list[tuple[Tensor, Tensor]]:
+            pieces = []
+            for part, pre in _exactly(member, first, last, rows, W_enc, b_enc, workspace):
+                above = ~(pre <= threshold)  # not >, so that NaN stays and the loss says so
+                counts[part] = above.sum(1)
+                places = above.view(-1).nonzero().view(-1)
+                pieces.append((places % d_sae, pre.view(-1)[places]))
+            return pieces
+
+        found = shared(compare, n, CHUNK)
+    pieces = [piece for stretch in found for piece in stretch]
     return SparseCode(row_starts(counts), torch.cat([latents for latents, _ in pieces]), torch.cat([values for _, values in pieces]))
 
 
-def _parts(n: int) -> Iterator[slice]:
-    return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
+def _exactly(member: int, first: int, last: int, rows: Tensor, W_enc: Tensor, bias: Tensor, workspace: Workspace) -> Iterator[tuple[slice, Tensor]]:
+    """Pieces of a stretch with their pre-activations (rows, d_sae), which the next piece overwrites."""
+    for part in chunks_of(first, last, rows.device):
+        pre = workspace.get(f"pre {member}", rows, len(rows[part]), W_enc.shape[1])
+        yield part, torch.addmm(bias, rows[part], W_enc, out=pre)
 
 
-def _approximate(rows: Tensor, w: Rounded, bias: Tensor, workspace: Workspace) -> Iterator[tuple[slice, Rounded, Tensor]]:
-    """Parts of the batch with their approximate pre-activations (rows, d_sae), which the next part overwrites."""
-    all_rows, low_bias = rounded("rows", rows, workspace), bias.to(torch.bfloat16)
-    for part in _parts(len(rows)):
-        x = Rounded(*(tensor[part] for tensor in all_rows))
-        if rows.device.type == "cuda":
+def _approximate(
+    member: int, first: int, last: int, rows: Rounded, w: Rounded, bias: Tensor, workspace: Workspace
+) -> Iterator[tuple[slice, Rounded, Tensor]]:
+    """The same with approximate pre-activations."""
+    low_bias = bias.to(torch.bfloat16)
+    for part in chunks_of(first, last, bias.device):
+        x = Rounded(*(tensor[part] for tensor in rows))
+        if bias.device.type == "cuda":
             # A bfloat16 result may have been summed in bfloat16 there, for which the bound does not hold.
             yield part, x, torch.mm(x.low, w.low.t(), out_dtype=torch.float32).add_(bias)
         else:
-            pre = workspace.get("pre", rows, len(x.low), len(w.low), dtype=torch.bfloat16)
+            pre = workspace.get(f"pre {member}", bias, len(x.low), len(w.low), dtype=torch.bfloat16)
             yield part, x, torch.addmm(low_bias, x.low, w.low.t(), out=pre)
 
 
@@ -126,7 +148,7 @@ def _select_topk(pre: Tensor, x: Rounded, w: Rounded, bias: Tensor, model: Error
 
 
 def _select_above(pre: Tensor, x: Rounded, w: Rounded, bias: Tensor, threshold: Tensor, model: ErrorModel, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Exact entries above the threshold from approximate differences to it; see :func:`threads.select_above`."""
+    """Exact entries above the threshold from approximate differences to it; see :func:`numba_rows.select_above`."""
     possible = ~(pre < (row_bounds(x, model) * -(1 + 2 * model.stored)).unsqueeze(1))
     candidates, starts = _places(possible)
     exact = _exact(x, w, bias, starts, candidates)

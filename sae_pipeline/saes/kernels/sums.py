@@ -14,6 +14,7 @@ from torch.nn.functional import embedding_bag
 
 from sae_pipeline.saes.kernels.choice import numba_for, triton_for
 from sae_pipeline.saes.kernels.code import SparseCode, row_starts, tokens_of
+from sae_pipeline.saes.kernels.team import shared
 
 # Said once per process to whoever looks at the terminal; the one operation used is held against dense products by the tests.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -34,10 +35,17 @@ def sampled_product(rows: Tensor, W_dec: Tensor, code: SparseCode) -> Tensor:
         out = torch.empty_like(code.values)
         compiled.sampled_product(rows, W_dec, code, out)
         return out
-    # The buffer starts at zero because the product is added to it: beta = 0 would still let NaN garbage through.
-    zeros, shape = torch.zeros_like(code.values), (len(rows), len(W_dec))
-    places = torch.sparse_csr_tensor(code.starts, code.latents, zeros, shape, check_invariants=False)
-    return torch.sparse.sampled_addmm(places, rows, W_dec.t(), beta=0.0).values()
+
+    def products(_: int, first: int, last: int) -> Tensor:
+        part, starts = _stretch(code.starts, first, last)
+        latents = code.latents[part]
+        # The buffer starts at zero because the product is added to it: beta = 0 would still let NaN garbage through.
+        zeros, shape = torch.zeros_like(latents, dtype=rows.dtype), (last - first, len(W_dec))
+        places = torch.sparse_csr_tensor(starts, latents, zeros, shape, check_invariants=False)
+        return torch.sparse.sampled_addmm(places, rows[first:last], W_dec.t(), beta=0.0).values()
+
+    found = shared(products, len(rows))
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def reconstruction_error(code: SparseCode, W_dec: Tensor, target: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -89,5 +97,20 @@ class ByLatent:
 
 def _weighted_sums(rows: Tensor, chosen: Tensor, starts: Tensor, weights: Tensor, out: Tensor | None) -> Tensor:
     """Sums of weighted rows: out[i] = sum of weights[j] * rows[chosen[j]] over j from starts[i] to starts[i + 1]."""
-    sums = embedding_bag(chosen, rows, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
-    return sums if out is None else out.copy_(sums)
+    count = len(starts) - 1
+    result = rows.new_empty(count, rows.shape[1]) if out is None else out
+
+    def sums(_: int, first: int, last: int) -> None:
+        part, offsets = _stretch(starts, first, last)
+        result[first:last] = embedding_bag(chosen[part], rows, offsets, mode="sum", per_sample_weights=weights[part], include_last_offset=True)
+
+    shared(sums, count)
+    return result
+
+
+def _stretch(starts: Tensor, first: int, last: int) -> tuple[slice, Tensor]:
+    """The entries of items first to last of compressed sparse rows, and where each item's begin among them."""
+    if last - first == len(starts) - 1:  # All of them: nothing has to be read from a device.
+        return slice(None), starts
+    offsets = starts[first : last + 1]
+    return slice(int(offsets[0]), int(offsets[-1])), offsets - offsets[0]

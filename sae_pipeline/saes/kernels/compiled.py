@@ -1,16 +1,9 @@
-"""Numba's row kernels on tensors, over as many threads as torch uses.
-
-The kernels release the interpreter's lock, so a thread pool of our own shares the items of an output: no second threading
-layer with settings of its own beside torch's.
-"""
+"""Numba's row kernels on tensors. They release the interpreter's lock, so that a team of threads shares the items of an output."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,50 +13,42 @@ from torch import Tensor
 from sae_pipeline.saes.kernels import numba_adam, numba_rows
 from sae_pipeline.saes.kernels.bounds import ErrorModel, Rounded
 from sae_pipeline.saes.kernels.code import SparseCode
-from sae_pipeline.saes.kernels.workspace import Workspace
-
-T = TypeVar("T")
-
-PAGE = 2**20
-"""Entries that a thread's buffer of :func:`select_above` holds."""
+from sae_pipeline.saes.kernels.team import shared
+from sae_pipeline.saes.kernels.workspace import Pages
 
 
 def measure(rows: Tensor, low: Tensor, norms: Tensor, errors: Tensor) -> None:
-    """Norms of rows and of what rounding them to ``low`` lost."""
-    _share(len(rows), numba_rows.norms_and_errors, _array(rows), _bits(low), _array(norms), _array(errors))
+    """Norms of rows and of what rounding them to ``low`` lost; by the calling thread alone."""
+    numba_rows.norms_and_errors(_array(rows), _bits(low), _array(norms), _array(errors), 0, len(rows))
 
 
 def select_topk(pre: Tensor, x: Rounded, w: Rounded, bias: Tensor, model: ErrorModel, k: int, latents: Tensor, values: Tensor) -> None:
-    """Exact top-k of the rows x, given approximate pre-activations (n, d_sae) bfloat16, into ``latents`` and ``values`` (n, k)."""
-    _share(len(pre), numba_rows.select_topk, *_products(pre, x, w, bias, model), k, _array(latents), _array(values))
+    """Exact top-k of the rows x, given approximate pre-activations (n, d_sae) bfloat16, into ``latents`` and ``values`` (n, k);
+    by the calling thread alone."""
+    numba_rows.select_topk(*_products(pre, x, w, bias, model), k, _array(latents), _array(values), 0, len(pre))
 
 
 def select_above(
-    pre: Tensor, x: Rounded, w: Rounded, bias: Tensor, threshold: Tensor, model: ErrorModel, workspace: Workspace, pages: list[int], counts: Tensor
+    pre: Tensor, x: Rounded, w: Rounded, bias: Tensor, threshold: Tensor, model: ErrorModel, pages: Pages, counts: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
-    """Entries whose exact pre-activation exceeds the threshold (d_sae,), as pieces (latents, values) in the order of rows.
+    """Entries whose exact pre-activation exceeds the threshold (d_sae,), as pieces (latents, values) in the order of rows; by
+    the calling thread alone.
 
     Args:
         pre: approximate pre-activations less the threshold, (n, d_sae) bfloat16.
-        pages: entries used so far in every thread's buffers, one number per thread; kept between the chunks of a batch.
+        pages: where the entries are written.
         counts: (n,) int64, filled with the number of entries of every row.
     """
     arguments = (*_products(pre, x, w, bias, model), _array(threshold), _array(counts))
-
-    def work(thread: int, first: int, last: int) -> list[tuple[Tensor, Tensor]]:
-        size, pieces = max(PAGE, pre.shape[1]), []
-        while first < last:
-            page, used = divmod(pages[thread], size)
-            latents = workspace.get(f"latents {thread} {page}", pre, size, dtype=torch.int64)[used:]
-            values = workspace.get(f"values {thread} {page}", pre, size, dtype=torch.float32)[used:]
-            stopped = numba_rows.select_above(*arguments, _array(latents), _array(values), first, last)
-            count = int(counts[first:stopped].sum())
-            pieces.append((latents[:count], values[:count]))
-            pages[thread] = page * size + used + count if stopped == last else (page + 1) * size
-            first = stopped
-        return pieces
-
-    return [piece for pieces in _run(work, len(pre)) for piece in pieces]
+    first, pieces = 0, []
+    while first < len(pre):
+        latents, values = pages.room(pre.shape[1])
+        stopped = numba_rows.select_above(*arguments, _array(latents), _array(values), first, len(pre))
+        count = int(counts[first:stopped].sum())
+        pieces.append((latents[:count], values[:count]))
+        pages.take(count)
+        first = stopped
+    return pieces
 
 
 def decode(code: SparseCode, W_dec: Tensor, out: Tensor) -> None:
@@ -124,20 +109,4 @@ def _bits(tensor: Tensor) -> NDArray:
 
 
 def _share(count: int, kernel: Callable[..., None], *arguments: Any) -> None:
-    _run(lambda _, first, last: kernel(*arguments, first, last), count)
-
-
-def _run(work: Callable[[int, int, int], T], count: int) -> list[T]:
-    """Call work(thread, first, last) for equal stretches of the items, in order."""
-    threads = min(torch.get_num_threads(), max(1, count))
-    edges = [count * thread // threads for thread in range(threads + 1)]
-    if threads == 1:
-        return [work(0, 0, count)]
-    others = [_pool(threads, os.getpid()).submit(work, thread, edges[thread], edges[thread + 1]) for thread in range(1, threads)]
-    return [work(0, 0, edges[1]), *(other.result() for other in others)]
-
-
-@cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """A pool per process: threads do not survive a fork."""
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix=f"sae-kernels-{process}")
+    shared(lambda _, first, last: kernel(*arguments, first, last), count)
