@@ -17,6 +17,10 @@ from protocol import MIB, Actions
 from torch import Tensor
 
 
+WARM_SECONDS = 1.5
+"""Least time of the steps before those that are timed."""
+
+
 class Trainee(Protocol):
     """An SAE in one tool's hands."""
 
@@ -57,10 +61,14 @@ def training_actions(setup: dict[str, Any], make: Callable[[dict[str, Any]], Tra
         return {"steps": taken}
 
     def run(seconds: float, least: int) -> dict[str, Any]:
-        """Steps for at least ``seconds`` and ``least`` steps, timed as one piece, after one that is not: what waited for its turn may have
-        lost pages and caches, which costs a tool with short steps as much as one with long ones."""
-        advance()
-        _wait(device)
+        """Steps for at least ``seconds`` and ``least`` steps, timed as one piece, after some that are not: a virtual machine may have given
+        away the memory of what waited for its turn, which costs a tool with short steps as much as one with long ones."""
+        begun = time.perf_counter()
+        while True:
+            advance()
+            _wait(device)
+            if time.perf_counter() - begun > WARM_SECONDS:
+                break
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         first, started, elapsed = taken, time.perf_counter(), 0.0
