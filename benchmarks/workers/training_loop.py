@@ -36,8 +36,7 @@ class Trainee(Protocol):
 
 def training_actions(setup: dict[str, Any], make: Callable[[dict[str, Any]], Trainee]) -> Actions:
     """The actions of a worker that trains what ``make`` makes of the set-up, on the set-up's activations."""
-    device, batch = torch.device(setup["device"]), setup["batch"]
-    now = dict(setup)
+    device, now = torch.device(setup["device"]), dict(setup)
     trainee, rows, held_out, taken = make(now), *_data(now), 0
 
     def restart(**changes: Any) -> dict[str, Any]:
@@ -49,6 +48,7 @@ def training_actions(setup: dict[str, Any], make: Callable[[dict[str, Any]], Tra
 
     def advance() -> None:
         nonlocal taken
+        batch = now["batch"]
         start = taken % (len(rows) // batch) * batch
         trainee.step(rows[start : start + batch])
         taken += 1
@@ -78,7 +78,7 @@ def training_actions(setup: dict[str, Any], make: Callable[[dict[str, Any]], Tra
                 continue  # asking for the time means waiting for the device
             _wait(device)
             elapsed = time.perf_counter() - started
-        found = {"seconds": elapsed, "steps": taken - first, "tokens": (taken - first) * batch}
+        found = {"seconds": elapsed, "steps": taken - first, "tokens": (taken - first) * now["batch"]}
         return found | ({"device_peak_mib": torch.cuda.max_memory_allocated(device) / MIB} if device.type == "cuda" else {})
 
     def evaluate() -> dict[str, Any]:

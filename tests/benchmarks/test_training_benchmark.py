@@ -114,6 +114,31 @@ def test_a_tool_that_stands_still_or_trains_at_a_third_of_the_rate_does_not_agre
     assert not agreement.agree(ours, [{**each, "nmse": each["nmse"] + 0.1} for each in ours])
 
 
+def test_after_a_restart_batches_have_the_size_of_the_new_problem(tmp_path: Path) -> None:
+    from training_loop import training_actions
+    from training_rows import Row
+    from training_setup import problem_setup
+
+    seen: list[int] = []
+
+    class Watching:
+        def __init__(self, setup: dict[str, Any]) -> None:
+            pass
+
+        def step(self, x: Any) -> None:
+            seen.append(len(x))
+
+    arguments = argparse.Namespace(threads=1, device="cpu")
+    small, large = (problem_setup(Row("topk", 8, 16, batch, 2), arguments, tmp_path / str(batch), 2) for batch in (32, 80))
+    actions = training_actions(small, Watching)
+    actions["train"](steps=2)
+    actions["restart"](**large)
+    found = actions["run"](seconds=0.0, least=3)
+    assert set(seen[:2]) == {32}
+    assert set(seen[2:]) == {80}
+    assert found["tokens"] == 3 * 80
+
+
 def test_agreement_is_judged_by_the_improvement() -> None:
     """From 1.0 ours removes 0.2 and 0.4, the other tool 0.2 and 0.3: a quarter less; where ours did not improve nothing agrees."""
     import agreement
