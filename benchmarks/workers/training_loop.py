@@ -16,7 +16,6 @@ import torch
 from protocol import MIB, Actions
 from torch import Tensor
 
-
 WARM_SECONDS = 1.5
 """Least time of the steps before those that are timed."""
 
