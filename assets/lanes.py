@@ -6,6 +6,7 @@ from assets.activations import activations_asset
 from assets.automation import automation, stale_only
 from assets.corpora import corpus_asset, text_asset
 from assets.metrics import baseline_asset, metrics_asset, scorecard_asset
+from assets.positions import position_tables_asset, positions_asset
 from assets.reports import findings_asset, report_asset, tables_asset
 from assets.saes import saes_asset
 from assets.sources import derived_source_asset, derived_sources, source_asset
@@ -39,6 +40,8 @@ def lanes(study: Study) -> list[dg.AssetsDefinition]:
     for mix in study.mixes:
         assets += [corpus_asset(study, (mix,)), activations_asset(study, (mix,))]
         assets += [saes_asset(study, mix), metrics_asset(study, mix), scorecard_asset(study, mix)]
+    if study.positions is not None:
+        assets += [positions_asset(study), position_tables_asset(study)]
     return [*assets, text_asset(study), tables_asset(study), findings_asset(study), report_asset(study)]
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.checks import health_check_results, health_check_specs
 from assets.names import key
 from assets.partitions import grid, layers
 from assets.results import check, result
@@ -86,19 +87,22 @@ def metrics_asset(study: Study, mix: str) -> dg.AssetsDefinition:
 
 def scorecard_asset(study: Study, mix: str) -> dg.AssetsDefinition:
     """One lane at one layer; also keeps every fan-in well under the 100 partitions Dagster can judge."""
+    asset_key = key(study, mix, "scorecard")
 
     @dg.asset(
-        key=key(study, mix, "scorecard"),
+        key=asset_key,
         deps=[key(study, mix, "metrics")],
         partitions_def=layers(study),
         code_version=slices.code_version("scorecard", slices.scorecard(study, mix)),
         group_name=mix,
         kinds={"parquet"},
-        description="All SAEs of this mix at one layer: configuration, metrics, and health marks by the study's rubric.",
+        check_specs=health_check_specs(study, asset_key),
+        description="All SAEs of this mix at one layer: configuration, metrics, and health marks by the study's rubrics.",
     )
     def scorecard(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()
         card = scorecards.draw(StudyContext(study, opened, compute.open(opened)), mix, point_of(study, context.partition_key))
-        return result([card], version=card.content, figures=card.summary)
+        checks = health_check_results(study, asset_key, card, context.partition_key)
+        return result([card], version=card.content, figures=card.summary, checks=checks)
 
     return scorecard

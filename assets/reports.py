@@ -5,6 +5,7 @@ import base64
 import dagster as dg
 
 from assets.names import key
+from assets.positions import position_tables
 from assets.results import check, result
 from resources import ComputeResource, HomeResource, WarehouseResource
 from sae_pipeline.stages import conclusion, findings, reports, slices, tables
@@ -19,7 +20,7 @@ def tables_asset(study: Study) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=asset_key,
-        deps=[*(key(study, mix, "scorecard") for mix in study.mixes), key(study, "text_tables")],
+        deps=[*(key(study, mix, "scorecard") for mix in study.mixes), key(study, "text_tables"), *position_tables(study)],
         code_version=slices.code_version("tables", slices.tables(study)),
         group_name="reports",
         kinds={"duckdb"},
@@ -52,7 +53,7 @@ def findings_asset(study: Study) -> dg.AssetsDefinition:
         code_version=slices.code_version("findings", slices.findings(study)),
         group_name="reports",
         kinds={"duckdb"},
-        description="Every claim as a tested hypothesis: estimate, interval over documents, verdict, and how much evidence it rests on.",
+        description="Every claim as a tested hypothesis: estimate, interval over documents, verdict and evidence; causes of health problems and arms proposed.",
     )
     def drawn(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()
@@ -73,7 +74,7 @@ def report_asset(study: Study) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=asset_key,
-        deps=[key(study, "metric_tables"), key(study, "text_tables"), key(study, "findings")],
+        deps=[key(study, "metric_tables"), key(study, "text_tables"), *position_tables(study), key(study, "findings")],
         code_version=slices.code_version("report", slices.report(study)),
         group_name="reports",
         kinds={"html", "matplotlib"},

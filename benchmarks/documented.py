@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import evaluate
 import harvest
 import recovery
 import train_memory
@@ -23,6 +24,7 @@ PAGE = REPOSITORY / "docs" / "performance.md"
 RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "harvest.py": lambda found: f"```\n{harvest.rendered(found)}\n```",
     "train.py": training_table.rendered,
+    "evaluate.py": lambda found: f"```\n{evaluate.rendered(found)}\n```",
     "train_memory.py": train_memory.rendered,
     "recovery.py": recovery.rendered,
 }

@@ -209,6 +209,86 @@ def saes(study: StudyPath, as_json: Json = False) -> None:
 
 
 @app.command()
+def evaluate(
+    place: Annotated[
+        str, typer.Argument(metavar="DIR_OR_HUB_ID", help="SAELens, dictionary_learning or sparsify folder, or owner/name[/folder] on the hub")
+    ],
+    study: Annotated[str, typer.Option(help="Study file whose held-out sets it is evaluated on")] = "studies/quickstart.yaml",
+    layer: Annotated[int | None, typer.Option(help="Block it belongs to, where it does not say so itself")] = None,
+    site: Annotated[str | None, typer.Option(help="Site it belongs to, for example resid_post, where it does not say so itself")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository")] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate an SAE that was made elsewhere, beside the study's own; computes the baselines it needs first."""
+    from sae_pipeline import launcher
+    from sae_pipeline.stages import conclusion, foreign
+    from sae_pipeline.stages.findings import records
+    from sae_pipeline.terminal import print_table, show_progress
+
+    ctx = _open(study)
+    adopted = foreign.adopt(ctx, place, revision, layer=layer, site=site)
+    with show_progress(quiet=not sys.stderr.isatty()) as announce:
+        if missing := foreign.without_baseline(ctx, adopted.point):
+            defs, instance = _dagster(ctx)
+            upstream = " or ".join(f'+key:"{ctx.study.name}/held_out/{name}/baseline"' for name in missing)
+            outcome = launcher.run(defs, instance, ctx, select=upstream, announce=announce)
+            for where, sentence in outcome.failures:
+                print(f"failed: {where}: {sentence}", file=sys.stderr)
+            if outcome.failures:
+                raise SystemExit(1)
+        evaluated = foreign.evaluate(ctx, adopted)
+    conclusion.publish(ctx)
+    for note in adopted.notes:
+        print(f"note: {note}", file=sys.stderr)
+    metrics = records(foreign.metrics_rows(ctx, [(adopted.sae_id, name, found) for name, found in evaluated.evaluations.items()]))
+    own = records(foreign.own_at(ctx, adopted.point))
+    health, conclusions = foreign.health(ctx, adopted)
+    if as_json:
+        about = {"study": ctx.study.name, "warehouse": str(ctx.home.warehouse(ctx.study.name)), **adopted.record, "notes": adopted.notes}
+        print(json.dumps(about | {"computed": evaluated.computed, "metrics": metrics, "health": records(health), "own": own}))
+        return
+    rows = [{"origin": "foreign"} | row for row in metrics] + [{"origin": "own"} | row for row in own]
+    columns = ["sae_id", "evaluation_set", "explained_variance", "cosine_similarity", "l0", "dead_share", "ce_loss_recovered_zero", "kl_divergence"]
+    print_table(sorted(rows, key=lambda row: (row["evaluation_set"], row["origin"])), ["origin", *columns])
+    print("\n".join(conclusions))
+
+
+@app.command()
+def improve(study: StudyPath, as_json: Json = False) -> None:
+    """Train the arms proposed for a finished study beside those that they answer to, and say which are to be kept."""
+    from sae_pipeline import launcher
+    from sae_pipeline.stages import improvement, tables
+    from sae_pipeline.stages.findings import records
+    from sae_pipeline.terminal import print_table, show_progress
+
+    ctx = _open(study)
+    path = improvement.write_proposed(ctx)
+    if path is None:
+        none = f"nothing to improve: no arm is proposed for the study '{ctx.study.name}'; its report says why"
+        print(json.dumps({"study": ctx.study.name, "proposed": None, "improvements": [], "note": none}) if as_json else none)
+        return
+    proposed = _open(str(path))
+    defs, instance = _dagster(proposed)
+    with show_progress(quiet=not sys.stderr.isatty()) as announce:
+        outcome = launcher.run(defs, instance, proposed, announce=announce)
+    for where, sentence in outcome.failures:
+        print(f"failed: {where}: {sentence}", file=sys.stderr)
+    if tables.find(proposed) is None:
+        raise SystemExit(1)
+    found = improvement.judge(ctx, proposed)
+    rows = records(found.table)
+    if as_json:
+        about = {"study": ctx.study.name, "proposed": str(path), "kept": str(found.kept) if found.kept else None, "folder": str(found.folder)}
+        counts = {"computed": outcome.computed, "reused": outcome.reused, "failed": len(outcome.failures), "seconds": outcome.seconds}
+        print(json.dumps(about | counts | {"computed_by_asset": outcome.computed_by_asset, "improvements": rows}))
+    else:
+        print_table(rows, ["cause", "change", "answers_to", "metric", "before", "after", "gain", "gain_low", "gain_high", "guard", "verdict", "note"])
+        print(found.kept or f"no proposed arm is kept; {found.folder} holds the verdicts")
+    if outcome.failures:
+        raise SystemExit(1)
+
+
+@app.command()
 def report(study: StudyPath, as_json: Json = False) -> None:
     """Rebuild findings and report from the stored tables."""
     from sae_pipeline.stages import conclusion, findings, reports, tables

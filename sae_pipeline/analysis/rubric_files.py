@@ -19,5 +19,5 @@ def rubric_path(name: str) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
-        raise StudyError(f"analysis.rubric: expected the name of a rubric ({known}) or the path of a YAML file, found '{name}'; correct it")
+        raise StudyError(f"analysis.rubrics: expected the name of a rubric ({known}) or the path of a YAML file, found '{name}'; correct it")
     return path

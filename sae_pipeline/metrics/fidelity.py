@@ -1,8 +1,8 @@
-"""What replacing a site's activations does to the language model: cross-entropy and KL divergence per document.
+"""What replacing a site's activations does to the language model: cross-entropy and KL divergence per document and position.
 
 Every branch (reconstruction, zero, mean) replaces the same positions, namely all that are not special, so never BOS.
 Targets that are special tokens are not scored, and models that are not causal predict no next token, so nothing of
-theirs is. Losses are sums in nats, credited to the target token's document.
+theirs is. Losses are sums in nats, credited to the target token's document and to its position in the context.
 """
 
 from __future__ import annotations
@@ -34,6 +34,29 @@ class TextBatch:
     """(n_contexts, context_length - 1) bool, whether the prediction at this position has a target that is scored."""
     rows: Tensor
     """(n_scored,) int64, the row in the document sums of each scored target, in order of context and position."""
+    positions: Tensor
+    """(n_scored,) int64, the position of each scored target in its context."""
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """Sums in nats over scored targets, once by document and once by position; column 0 counts the targets."""
+
+    documents: Tensor
+    """(n_documents, n_columns) float64."""
+    positions: Tensor
+    """(context_length, n_columns) float64."""
+
+    @classmethod
+    def zeros(cls, n_documents: int, context_length: int, columns: int) -> LossSums:
+        """Nothing scored yet; ``columns`` losses beside the count."""
+        return cls(*(torch.zeros(length, columns + 1, dtype=torch.float64) for length in (n_documents, context_length)))
+
+    def add(self, batch: TextBatch, losses: Tensor) -> None:
+        """Add the losses (n_scored, n_columns - 1) of a batch."""
+        values = torch.cat([torch.ones_like(losses[:, :1]), losses], dim=-1)
+        add_per_document(self.documents, batch.rows, values)
+        add_per_document(self.positions, batch.positions, values)
 
 
 def text_batches(corpus: Corpus, rows: Tensor, *, ce_tokens: int, batch_size: int) -> Iterator[TextBatch]:
@@ -47,7 +70,8 @@ def text_batches(corpus: Corpus, rows: Tensor, *, ce_tokens: int, batch_size: in
         chosen = slice(start, min(start + batch_size, contexts))
         replaced = corpus.document[chosen] != SPECIAL
         scored = replaced[:, 1:]
-        yield TextBatch(corpus.tokens[chosen].long(), replaced, scored, rows[corpus.document[chosen][:, 1:][scored].long()])
+        owners = rows[corpus.document[chosen][:, 1:][scored].long()]
+        yield TextBatch(corpus.tokens[chosen].long(), replaced, scored, owners, scored.nonzero()[:, 1] + 1)
 
 
 def scored_contexts(corpus: Corpus, ce_tokens: int) -> int:
@@ -91,7 +115,7 @@ def reconstructed(sae: InferenceSAE, replaced: Tensor) -> Callable[[Tensor], Ten
         inputs = x[where].to(sae.W_enc)
         outputs = [sae.decode(sae.encode(inputs[chunk])) for chunk in token_chunks(len(inputs), sae.d_sae, inputs.device)]
         spliced = x.clone()
-        spliced[where] = torch.cat(outputs).to(x)
+        spliced[where] = torch.cat([inputs[:0], *outputs]).to(x)  # contexts of padding alone have no inputs
         return spliced
 
     return replace
@@ -100,7 +124,7 @@ def reconstructed(sae: InferenceSAE, replaced: Tensor) -> Callable[[Tensor], Ten
 @torch.inference_mode()
 def ablation_sums(
     corpus: Corpus, rows: Tensor, n_documents: int, *, model: SubjectModel, hook: str, mean: Tensor, ce_tokens: int, batch_size: int
-) -> Tensor:
+) -> LossSums:
     """Losses of the clean model and with the site ablated.
 
     Args:
@@ -108,18 +132,16 @@ def ablation_sums(
         mean: (d_model,) the activation put in place by mean ablation.
 
     Returns:
-        (n_documents, 4) float64: scored targets, and the sums in nats of clean, zero-ablated and mean-ablated losses;
-        zeros when the model is not causal.
+        Scored targets, and the sums of clean, zero-ablated and mean-ablated losses; zeros when the model is not causal.
     """
-    sums = torch.zeros(n_documents, 4, dtype=torch.float64)
+    sums = LossSums.zeros(n_documents, corpus.context_length, 3)
     if not model.causal:
         return sums
     with track("cross-entropy of clean and ablated model", scored_contexts(corpus, ce_tokens), "contexts") as progress:
         for batch in text_batches(corpus, rows, ce_tokens=ce_tokens, batch_size=batch_size):
             splice = model.splice(batch.tokens, hook)
             branches = [splice.clean, *(splice.logits(constant(value, batch.replaced)) for value in (torch.zeros_like(mean), mean))]
-            losses = [token_losses(logits, batch) for logits in branches]
-            add_per_document(sums, batch.rows, torch.cat([torch.ones_like(losses[0]), *losses], dim=-1))
+            sums.add(batch, torch.cat([token_losses(logits, batch) for logits in branches], dim=-1))
             progress.advance(len(batch.tokens))
     return sums
 
@@ -135,17 +157,16 @@ def fidelity_sums(
     hook: str,
     ce_tokens: int,
     batch_size: int,
-) -> dict[str, Tensor]:
+) -> dict[str, LossSums]:
     """Losses with each SAE's reconstruction in place; the clean model, and its blocks before the hook, run once per batch for all.
 
     Args:
         rows: as in :func:`text_batches`.
 
     Returns:
-        Per SAE (n_documents, 3) float64: scored targets, sum of losses and sum of KL divergences, in nats; zeros when
-        the model is not causal.
+        Per SAE scored targets, sum of losses and sum of KL divergences; zeros when the model is not causal.
     """
-    sums = {name: torch.zeros(n_documents, 3, dtype=torch.float64) for name in saes}
+    sums = {name: LossSums.zeros(n_documents, corpus.context_length, 2) for name in saes}
     if not model.causal:
         return sums
     with track(f"cross-entropy with {len(saes)} SAEs", scored_contexts(corpus, ce_tokens) * len(saes), "contexts") as progress:
@@ -153,7 +174,6 @@ def fidelity_sums(
             splice = model.splice(batch.tokens, hook)
             clean = torch.log_softmax(splice.clean, dim=-1)
             for name, sae in saes.items():
-                losses = token_losses(splice.logits(reconstructed(sae, batch.replaced)), batch, clean)
-                add_per_document(sums[name], batch.rows, torch.cat([torch.ones_like(losses[:, :1]), losses], dim=-1))
+                sums[name].add(batch, token_losses(splice.logits(reconstructed(sae, batch.replaced)), batch, clean))
                 progress.advance(len(batch.tokens))
     return sums

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.metrics.reconstruction import active
-from sae_pipeline.metrics.registry import DENSE_CUTS, RARE_RATE
+from sae_pipeline.metrics.registry import DENSE_CUTS, FEW_FIRINGS, RARE_RATE
 
 RULE_OF_THREE = 3.0
 """Expected firings a window must hold before silence says something: with n * rate = 3, silence has a chance of 5 %."""
@@ -47,16 +47,22 @@ class FiringStatistics:
         self.tokens = total
 
     def table(self) -> pd.DataFrame:
-        """One row per latent: ``latent``, ``fired`` (tokens), ``density`` (fired / tokens), and over all tokens ``mean``, ``std`` (population), ``max``."""
-        n = max(self.tokens, 1)
+        """One row per latent.
+
+        ``latent``, ``fired`` (tokens), ``density`` (fired / tokens), over all tokens ``mean``, ``std`` (population), ``max``,
+        and ``mean_active``, the mean over the tokens on which it fired (nan where there are none).
+        """
+        n, fired = max(self.tokens, 1), self.fired.numpy()
         return pd.DataFrame(
             {
                 "latent": np.arange(len(self.fired)),
-                "fired": self.fired.numpy().astype(np.int64),
+                "fired": fired.astype(np.int64),
                 "density": (self.fired / n).numpy(),
                 "mean": self.mean.numpy(),
                 "std": (self.deviation.clamp(min=0) / n).sqrt().numpy(),
                 "max": torch.where(self.max > -torch.inf, self.max, 0.0).double().numpy(),
+                # Latents are never negative, so the sum over all tokens is the sum over those on which they fired.
+                "mean_active": self.mean.numpy() * n / np.where(fired > 0, fired, np.nan),
             }
         )
 
@@ -69,15 +75,16 @@ def firing_shares(fired: np.ndarray, tokens: int) -> dict[str, float | None]:
         tokens: tokens looked at.
 
     Returns:
-        ``dead_share`` (never fired on these tokens), ``dead_share_5e4`` (fired on fewer than 0.05 % of them; None when
-        tokens * 0.0005 < 3, where silence is no evidence of so low a rate) and ``dense_share@…`` (fired on more than
-        that share of tokens, strictly). All None without tokens.
+        ``dead_share`` (never fired on these tokens), ``dead_share_lt5`` (fired fewer than 5 times), ``dead_share_5e4`` (fired
+        on fewer than 0.05 % of them; None when tokens * 0.0005 < 3, where silence is no evidence of so low a rate) and
+        ``dense_share@…`` (fired on more than that share of tokens, strictly). All None without tokens.
     """
     if tokens == 0:
-        return dict.fromkeys(("dead_share", "dead_share_5e4", *(f"dense_share@{cut:g}" for cut in DENSE_CUTS)))
+        return dict.fromkeys(("dead_share", "dead_share_lt5", "dead_share_5e4", *(f"dense_share@{cut:g}" for cut in DENSE_CUTS)))
     density = fired / tokens
     return {
         "dead_share": float(np.mean(fired == 0)),
+        "dead_share_lt5": float(np.mean(fired < FEW_FIRINGS)),
         "dead_share_5e4": float(np.mean(density < RARE_RATE)) if tokens * RARE_RATE >= RULE_OF_THREE else None,
         **{f"dense_share@{cut:g}": float(np.mean(density > cut)) for cut in DENSE_CUTS},
     }

@@ -29,9 +29,13 @@ def build_report(
     expansion_curve: pd.DataFrame,
     budget_curve: pd.DataFrame,
     tradeoff: pd.DataFrame,
+    generalisation: pd.DataFrame,
+    root_causes: pd.DataFrame,
+    proposals: pd.DataFrame,
     health: pd.DataFrame,
     lineage: pd.DataFrame,
     text: Mapping[str, pd.DataFrame],
+    positions: Mapping[str, pd.DataFrame] | None = None,
     activation_statistics: pd.DataFrame,
     massive_tokens: pd.DataFrame,
     training: pd.DataFrame,
@@ -48,8 +52,10 @@ def build_report(
         subject: the record of the subject model; ``d_model`` and ``n_layers`` are stated where it has them.
         findings: rows of :class:`sae_pipeline.analysis.hypotheses.Finding`.
         matrix, expansion_curve, budget_curve, tradeoff: frames of :mod:`sae_pipeline.analysis.summaries`.
+        generalisation, root_causes, proposals: as in the warehouse.
         health: rows of marks: sae_id, evaluation_set, rubric, metric, value, mark, band, note; may be empty.
         text: the text tables by name: corpus_statistics, left_out, duplicates, adequacy, token_ranks.
+        positions: the position tables by name, or None where the study does not ask for them.
         activation_statistics, massive_tokens: what the raw activations are like, as in the warehouse.
         training: the monitored steps of every SAE, as in the warehouse.
         diverged: the arms that were stopped, as in the warehouse.
@@ -60,7 +66,8 @@ def build_report(
     """
     report = gather(
         study=study, tables=tables, findings=findings, health=health, lineage=lineage, matrix=matrix, expansion_curve=expansion_curve,
-        budget_curve=budget_curve, tradeoff=tradeoff, subject=subject, text=text,
+        budget_curve=budget_curve, tradeoff=tradeoff, generalisation=generalisation, root_causes=root_causes, proposals=proposals,
+        subject=subject, text=text, positions=positions,
         activation_statistics=activation_statistics, massive_tokens=massive_tokens, training=training,
         diverged=diverged,
     )  # fmt: skip

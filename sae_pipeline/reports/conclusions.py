@@ -1,19 +1,17 @@
-"""The sections that judge: health, findings with their evidence, limitations, and the lineage under it all."""
+"""The sections that conclude: findings with their evidence, limitations, and the lineage under it all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from sae_pipeline.analysis.rubrics import NOT_JUDGED, SEVERITY, Rubric, bottom_lines
 from sae_pipeline.analysis.tables import SETTING, StudyTables, design, regime
 from sae_pipeline.analysis.verdicts import ALL_LAYERS
 from sae_pipeline.reports import evidence, figures
 from sae_pipeline.reports.blocks import Cell, Chain, Claim, Plot, Section, Table, text_row
-from sae_pipeline.reports.style import MARK_COLOURS
 from sae_pipeline.reports.wording import (
     NONE,
     VERDICT_WORDS,
@@ -24,7 +22,6 @@ from sae_pipeline.reports.wording import (
     interval,
     layer_name,
     listed,
-    percent,
     signed,
 )
 from sae_pipeline.study import Study
@@ -123,64 +120,6 @@ def forest_rows(findings: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values("layer", kind="stable", na_position="first")[["label", "layer", "estimate", "low", "high", "verdict"]].reset_index(
         drop=True
     )
-
-
-# ------------------------------------------------------------------------------------------------ health
-
-
-def health_section(health: pd.DataFrame, rubric: Rubric, in_sample: Sequence[str]) -> Section:
-    """Marks per metric over all SAEs, and one row per SAE with its worst mark per metric and a bottom line."""
-    if health.empty:
-        return Section("health", "Health", ("No health marks: the rubric judged no SAE of this study.",))
-    labels = {judged.metric: judged.label for judged in rubric.metrics}
-    counts = mark_counts(health, labels)
-    judged = health[health["mark"] != NOT_JUDGED]
-    low = judged["mark"].isin(["warning", "poor"])
-    if judged.empty:
-        said = f"None of the {counted(len(health), 'mark')} could be given"
-    else:
-        by_metric = low.groupby(judged["metric"]).mean()
-        most = f", most often for {labels.get(str(by_metric.idxmax()), by_metric.idxmax())}" if low.any() else ""
-        said = f"{percent(low.mean())} of {counted(len(judged), 'mark')} call for a look (warning or poor){most}"
-    sentences = (
-        f"Judged by the rubric {rubric.name}: {said[0].lower()}{said[1:]}.",
-        "A mark says in which band of the rubric a figure lies; it is not a test, and it has no interval.",
-    )
-    caption = "Each bar is a metric; the counts are pairs of SAE and evaluation set."
-    plot = Plot("health", said, caption, counts, partial(figures.health, counts, said))
-    looked_at = health[health["evaluation_set"].isin(list(in_sample))] if in_sample else health
-    where = f"the in-sample sets ({listed(in_sample)})" if in_sample else "all evaluation sets"
-    table = health_table(looked_at, bottom_lines(looked_at, rubric), labels, where)
-    bands = health[health["mark"] != NOT_JUDGED][["metric", "mark", "note"]].drop_duplicates()
-    rows = tuple(text_row(labels.get(r.metric, r.metric), Cell(r.mark, mark=r.mark), r.note) for r in evidence.rows_of(bands))
-    sources = Table("Bands the marks come from", ("metric", "mark", "band and its source"), rows, folded=True)
-    return Section("health", "Health", sentences, (), (plot,), (table, sources))
-
-
-def mark_counts(health: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
-    """Columns metric (its label), mark, count and share of the metric's marks; best mark first."""
-    counts = health.groupby(["metric", "mark"], sort=False).size().rename("count").reset_index()
-    counts["share"] = counts["count"] / counts.groupby("metric")["count"].transform("sum")
-    place = {"mark": list(MARK_COLOURS), "metric": list(dict.fromkeys(health["metric"]))}
-    counts = counts.sort_values(["mark", "metric"], key=lambda column: column.map(place[str(column.name)].index), ignore_index=True)
-    return counts.assign(metric=[labels.get(metric, metric) for metric in counts["metric"]])
-
-
-def health_table(health: pd.DataFrame, lines: pd.DataFrame, labels: Mapping[str, str], where: str) -> Table:
-    """One row per SAE: per metric the worst mark over the sets looked at, and the bottom line."""
-    metrics = list(dict.fromkeys(health["metric"]))
-    ranked = health.assign(rank=[SEVERITY.get(mark, -1) for mark in health["mark"]])
-    worst = ranked.loc[ranked.groupby(["sae_id", "metric"], sort=False)["rank"].idxmax()]
-    cells = {
-        (r.sae_id, r.metric): Cell(r.mark.replace("_", " "), sort=int(r.rank), mark=r.mark, hint=f"{r.evaluation_set}: {r.band or r.note}")
-        for r in evidence.rows_of(worst)
-    }
-    rows = tuple(
-        (Cell(str(r.sae_id)), *(cells.get((r.sae_id, metric), Cell(NONE)) for metric in metrics), Cell(r.sentence, sort=SEVERITY.get(r.mark, -1)))
-        for r in evidence.rows_of(lines)
-    )
-    caption = f"{counted(len(rows), 'SAE')}: worst mark per metric over {where}, and the bottom line"
-    return Table(caption, ("SAE", *(labels.get(metric, metric).split(" (")[0] for metric in metrics), "bottom line"), rows)
 
 
 # ------------------------------------------------------------------------------------------------ limitations and lineage

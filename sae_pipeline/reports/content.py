@@ -8,12 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from sae_pipeline.analysis.rubrics import load_rubric
+from sae_pipeline.analysis.rubrics import load_rubrics
 from sae_pipeline.analysis.tables import StudyTables, evaluation_sets
 from sae_pipeline.reports import conclusions, factors
 from sae_pipeline.reports.activations import activations_section
 from sae_pipeline.reports.blocks import Claim, Report, Section
 from sae_pipeline.reports.corpora import corpora_section
+from sae_pipeline.reports.generalisation import generalisation_section
+from sae_pipeline.reports.health import health_section
+from sae_pipeline.reports.positions import position_section
+from sae_pipeline.reports.recommendations import recommendations_section
 from sae_pipeline.reports.training import training_section
 from sae_pipeline.reports.wording import compact, counted, listed
 from sae_pipeline.study import Study
@@ -40,8 +44,12 @@ def gather(
     expansion_curve: pd.DataFrame,
     budget_curve: pd.DataFrame,
     tradeoff: pd.DataFrame,
+    generalisation: pd.DataFrame,
+    root_causes: pd.DataFrame,
+    proposals: pd.DataFrame,
     subject: dict[str, Any],
     text: Mapping[str, pd.DataFrame],
+    positions: Mapping[str, pd.DataFrame] | None = None,
     activation_statistics: pd.DataFrame,
     massive_tokens: pd.DataFrame,
     training: pd.DataFrame,
@@ -71,7 +79,15 @@ def gather(
             corpora=[*study.mixes, *(f"held_out/{name}" for name in study.held_out)],
             control=study.subject.weights == "randomised",
         ),
-        conclusions.health_section(health, load_rubric(study.analysis.rubric), evaluation_sets(tables, "in_sample")),
+        *(
+            section
+            for site in tables.sites
+            if positions is not None
+            for section in _of_site(site, tables, [position_section({name: _at(site, frame) for name, frame in positions.items()}, tables.saes)])
+        ),
+        health_section(health, load_rubrics(study.analysis.rubrics), tables, evaluation_sets(tables, "in_sample")),
+        *(section for site in tables.sites for section in _of_site(site, tables, [generalisation_section(_at(site, generalisation), confidence)])),
+        recommendations_section(root_causes, proposals),
         *(section for site in tables.sites for section in _of_site(site, tables, [conclusions.finding_section(_at(site, findings), confidence)])),
         conclusions.limitations_section(study, tables, findings, subject),
         conclusions.lineage_section(lineage, tables, health, findings),

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.colors import to_hex
+from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 DPI = 140
@@ -22,7 +22,13 @@ DPI = 140
 VALUES = "YlGnBu"
 """Map of explained variance in the matrices: light to dark, one direction, so that it also reads in grey."""
 
-RANGES = {"layer": ("viridis", 0.05, 0.72), "expansion": ("plasma", 0.05, 0.82)}
+SEABORN = {
+    "flare": ("#edb081", "#e98d6b", "#e3685c", "#d14a61", "#b13c6c", "#8f3371", "#6c2b6d", "#4b2362"),
+    "mako": ("#0b0405", "#2e1e3b", "#413d7b", "#37659e", "#348fa7", "#40b7ad", "#8bdab2", "#def5e5"),
+}
+"""Maps that matplotlib lacks, at eight evenly spaced places (Waskom 2021, seaborn)."""
+
+RANGES = {"layer": ("viridis", 0.05, 0.72), "expansion": ("plasma", 0.05, 0.82), "position": ("flare", 0.0, 1.0), "quantile": ("mako", 0.1, 0.85)}
 """Map and the part of it used for each ordered dimension; the pale ends vanish on white."""
 
 NAMED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#4D4D4D")
@@ -71,12 +77,18 @@ def styled() -> Iterator[None]:
         yield
 
 
+def colour_map(name: str) -> Colormap:
+    """A map of matplotlib's, or of :data:`SEABORN`."""
+    return LinearSegmentedColormap.from_list(name, SEABORN[name]) if name in SEABORN else mpl.colormaps[name]
+
+
 def ordered_colours(dimension: str, values: Iterable[float]) -> dict[float, str]:
-    """A colour per value of an ordered dimension ("layer" or "expansion"), in increasing order along its map."""
+    """A colour per value of an ordered dimension (a key of :data:`RANGES`), in increasing order along its map."""
     name, low, high = RANGES[dimension]
+    colours = colour_map(name)
     levels = sorted(set(values))
     step = (high - low) / max(len(levels) - 1, 1)
-    return {level: to_hex(mpl.colormaps[name](low + step * n)) for n, level in enumerate(levels)}
+    return {level: to_hex(colours(low + step * n)) for n, level in enumerate(levels)}
 
 
 def named_colours(names: Sequence[str]) -> dict[str, str]:

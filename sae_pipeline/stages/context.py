@@ -18,7 +18,7 @@ class StudyContext:
     home: Home
     compute: Compute
     remembered: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Data versions of sources, which cost a look at files or a hub; valid for the life of this object."""
+    """What costs a look at files or a hub (data versions of sources) or a computation; valid for the life of this object."""
 
     @classmethod
     def open(cls, study: Study, home: Home | None = None) -> StudyContext:

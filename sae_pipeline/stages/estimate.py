@@ -70,6 +70,9 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
         operations += 2 * parameters * sum(max(arm.tokens for arm in cell.arms.values()) for cell in all_cells if cell.arms)
     evaluated = sum(h.tokens + 4 * study.evaluation.ce_tokens for h in study.held_out.values()) * len(arms)
     operations += 2 * parameters * evaluated
+    if study.positions is not None:  # three readings of every hook point, and one with each architecture's SAE in place
+        passes = 3 + len({group.architecture for group in study.saes.arms})
+        operations += 2 * parameters * passes * study.positions.tokens * len(study.hook_points)
     seconds = math.ceil(operations / FLOP_PER_SECOND + 0.5 * (len(all_cells) * 2 + 10))
     settings = study.activations
     corpora = [declared.tokens for declared in study.held_out.values()] + len(study.mixes) * [settings.tokens] * settings.cache

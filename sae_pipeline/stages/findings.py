@@ -1,13 +1,12 @@
-"""The findings stage: claims tested on the study's tables, and the summaries the report is drawn from."""
+"""The findings stage: claims tested on the study's tables, the summaries the report is drawn from, and what to train next."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sae_pipeline.stages import slices, tables
+from sae_pipeline.stages import slices, subject, tables
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, digest, write_json
 from sae_pipeline.study import Study
@@ -15,10 +14,12 @@ from sae_pipeline.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sae_pipeline.analysis.proposals import Plan
     from sae_pipeline.analysis.tables import StudyTables
 
 STAGE = "findings"
-SUMMARIES = ("matrix", "expansion_curve", "budget_curve", "tradeoff")
+SUMMARIES = ("matrix", "expansion_curve", "budget_curve", "tradeoff", "generalisation")
+ADVICE = ("root_causes", "proposals")
 
 
 def _identity(ctx: StudyContext, gathered: Artifact) -> tuple[str, dict[str, Any]]:
@@ -38,29 +39,65 @@ def need(ctx: StudyContext) -> Artifact:
 
 
 def draw(ctx: StudyContext) -> Artifact:
-    """Test every claim, and summarise the tables with intervals."""
+    """Test every claim, summarise the tables with intervals, and name the causes of health problems with what to train instead."""
     gathered = tables.need(ctx)
     fingerprint, inputs = _identity(ctx, gathered)
     with ctx.store.draft(STAGE, fingerprint, inputs) as draft:
         if isinstance(draft, Artifact):
             return draft
-        from sae_pipeline.analysis import hypotheses, summaries
-
-        study_tables = tables.study_tables(gathered)
-        found = _by_site(hypotheses.find, study_tables, ctx.study)
-        frames = {name: _by_site(getattr(summaries, name), study_tables, ctx.study) for name in SUMMARIES}
-        for name, frame in {"findings": found, **frames}.items():
+        frames = _by_site(tables.study_tables(gathered), ctx.study)
+        frames |= dict(zip(ADVICE, _advice(ctx, gathered, frames["generalisation"]), strict=True))
+        for name, frame in frames.items():
             frame.to_parquet(draft.path / f"{name}.parquet", index=False)
+        found = frames["findings"]
         write_json(draft.path / "findings.json", {"findings": records(found)})
         verdicts = found["verdict"].value_counts().to_dict()
         return draft.publish({"findings": len(found), **{str(verdict): int(n) for verdict, n in verdicts.items()}})
 
 
-def _by_site(draw: Callable[[StudyTables, Study], pd.DataFrame], study_tables: StudyTables, study: Study) -> pd.DataFrame:
-    """Draw site by site, because activations of different sites have no common scale, and say which in a column."""
+def _by_site(study_tables: StudyTables, study: Study) -> dict[str, pd.DataFrame]:
+    """Findings and summaries, drawn site by site, because activations of different sites have no common scale; a column says which."""
     import pandas as pd
 
-    return pd.concat([draw(study_tables.at_site(site), study).assign(site=site) for site in study_tables.sites], ignore_index=True)
+    from sae_pipeline.analysis import generalisation, hypotheses, summaries
+
+    draw = {"findings": hypotheses.find, "generalisation": generalisation.gaps}
+    draw |= {name: getattr(summaries, name) for name in SUMMARIES if name not in draw}
+    drawn: dict[str, list[pd.DataFrame]] = {name: [] for name in draw}
+    for site in study_tables.sites:
+        here = study_tables.at_site(site)
+        for name, function in draw.items():
+            drawn[name].append(function(here, study).assign(site=site))
+    return {name: pd.concat(frames, ignore_index=True) for name, frames in drawn.items()}
+
+
+def _advice(ctx: StudyContext, gathered: Artifact, gaps: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Causes of the SAEs' health problems, and the arms proposed for them."""
+    import pandas as pd
+
+    from sae_pipeline.analysis import proposals
+    from sae_pipeline.analysis.root_causes import diagnose
+    from sae_pipeline.analysis.rubrics import load_rubrics
+
+    record = subject.need(ctx).record
+    causes = diagnose(
+        tables.study_tables(gathered),
+        ctx.study,
+        pd.read_parquet(gathered.file(f"{tables.HEALTH}.parquet")),
+        gaps,
+        rubric=load_rubrics(ctx.study.analysis.rubrics)[0].name,
+        n_layers=record["n_layers"],
+    )
+    return causes, proposals.frame(proposals.propose(ctx.study, causes, record["d_model"]))
+
+
+def proposed(ctx: StudyContext) -> Plan:
+    """The study with every arm proposed for it; its findings must exist."""
+    import pandas as pd
+
+    from sae_pipeline.analysis.proposals import propose
+
+    return propose(ctx.study, pd.read_parquet(need(ctx).file("root_causes.parquet")), subject.need(ctx).record["d_model"])
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from sae_pipeline.store import Artifact
 if TYPE_CHECKING:
     import pandas as pd
 
-UPSTREAM = ("subject", "generated", "retrieved", "corpus", "activations", "surveys", "baselines", "saes")
+UPSTREAM = ("subject", "generated", "retrieved", "corpus", "activations", "surveys", "spelling", "baselines", "saes", "positions")
 """Stages that the tables rest on; what comes after them is named by the tables themselves."""
 
 

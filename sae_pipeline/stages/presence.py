@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from sae_pipeline.stages import activations, conclusion, corpora, derived, evaluation, findings, reports, saes, scorecards, subject, tables, text
+from sae_pipeline.stages import (
+    activations,
+    conclusion,
+    corpora,
+    derived,
+    evaluation,
+    findings,
+    positions,
+    reports,
+    saes,
+    scorecards,
+    subject,
+    tables,
+    text,
+)
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import HookPoint
 
@@ -31,6 +45,12 @@ def present(ctx: StudyContext, lane: str, stage: str, point: HookPoint | None, e
         case "scorecard", HookPoint(), None:
             upstream = (evaluation.find(ctx, lane, point, e) for e in ctx.study.saes.expansions)
             return any(cell is None for cell in upstream) or scorecards.find(ctx, lane, point) is not None
+        case "positions", HookPoint(), None:
+            _, mix, expansion = ctx.study.read_for_positions
+            return saes.find(ctx, mix, point, expansion) is None or positions.find(ctx, point) is not None
+        case "position_tables", None, None:
+            missing = any(positions.find(ctx, point) is None for point in ctx.study.hook_points)
+            return missing or positions.find_tables(ctx) is not None
         case "text_tables", None, None:
             return not text.can_be_described(ctx) or text.find(ctx) is not None
         case "metric_tables", None, None:

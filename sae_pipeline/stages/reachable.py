@@ -6,7 +6,23 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 
-from sae_pipeline.stages import activations, corpora, derived, evaluation, findings, reports, saes, scorecards, sources, subject, tables, text
+from sae_pipeline.stages import (
+    activations,
+    corpora,
+    derived,
+    evaluation,
+    findings,
+    foreign,
+    positions,
+    reports,
+    saes,
+    scorecards,
+    sources,
+    spelling,
+    subject,
+    tables,
+    text,
+)
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact
 
@@ -20,6 +36,7 @@ def artifacts(ctx: StudyContext) -> Iterator[tuple[str, Artifact]]:
         trained = saes.partial(ctx, mix, point, expansion)
         yield from ((trained.cell.sae_id(label), artifact) for label, artifact in (trained.saes | trained.diverged).items())
         yield from evaluation.found(ctx, trained)
+    yield from foreign.found(ctx)
 
 
 def under_way(ctx: StudyContext) -> Iterator[tuple[str, str]]:
@@ -39,11 +56,17 @@ def _finders(ctx: StudyContext) -> Iterator[tuple[str, Callable[[], Artifact | N
         yield f"{lane}/text", partial(text.find_lane, ctx, lane)
         for point in points:
             yield f"{lane}/activations {point.key}", partial(activations.find, ctx, lane, point)
+    for point in points:
+        yield f"spelling {point.key}", partial(spelling.find, ctx, point)
     for name, point in product(study.held_out, points):
         yield f"held_out/{name}/baseline {point.key}", partial(evaluation.find_baseline, ctx, name, point)
     for mix, point in product(study.mixes, points):
         yield f"{mix}/scorecard {point.key}", partial(scorecards.find, ctx, mix, point)
+    if study.positions is not None:
+        for point in points:
+            yield f"positions {point.key}", partial(positions.find, ctx, point)
     yield "text_tables", partial(text.find, ctx)
+    yield "position_tables", partial(positions.find_tables, ctx)
     yield "metric_tables", partial(tables.find, ctx)
     yield "findings", partial(findings.find, ctx)
     yield "comparison_report", partial(reports.find, ctx)

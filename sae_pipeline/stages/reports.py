@@ -5,16 +5,34 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from sae_pipeline.stages import findings, slices, subject, tables, text
+from sae_pipeline.stages import findings, positions, slices, subject, tables, text
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, digest, exclusive, storage_errors
+from sae_pipeline.study.fragments import PROPOSED_FILE, as_yaml
 
 STAGE = "report"
-SECTIONS = ("summary", "matrix", "expansion", "budget", "tradeoff", "training", "text", "activations", "finding", "health", "lineage", "limitations")
+SECTIONS = (
+    "summary",
+    "matrix",
+    "expansion",
+    "budget",
+    "tradeoff",
+    "training",
+    "text",
+    "activations",
+    "finding",
+    "health",
+    "generalisation",
+    "recommendations",
+    "lineage",
+    "limitations",
+)
 
 
 def _identity(ctx: StudyContext, gathered: Artifact, described: Artifact, found: Artifact) -> tuple[str, dict[str, Any]]:
     inputs = {"study": slices.report(ctx.study), "tables": gathered.content, "text": described.content, "findings": found.content}
+    if (measured := positions.find_tables(ctx)) is not None:
+        inputs["positions"] = measured.content
     return digest(STAGE, slices.VERSIONS[STAGE], inputs), inputs
 
 
@@ -36,7 +54,7 @@ def build(ctx: StudyContext) -> Artifact:
 
             from sae_pipeline.reports.build import build_report
 
-            frames = {name: pd.read_parquet(found.file(f"{name}.parquet")) for name in ("findings", *findings.SUMMARIES)}
+            frames = {name: pd.read_parquet(found.file(f"{name}.parquet")) for name in ("findings", *findings.SUMMARIES, *findings.ADVICE)}
             frames |= {
                 name: pd.read_parquet(gathered.file(f"{name}.parquet"))
                 for name in (tables.HEALTH, tables.LINEAGE, tables.TRAINING, tables.DIVERGED, *tables.ACTIVATIONS)
@@ -46,6 +64,7 @@ def build(ctx: StudyContext) -> Artifact:
                 study=ctx.study,
                 tables=tables.study_tables(gathered),
                 text=text.frames(described),
+                positions=positions.frames(positions.need_tables(ctx)) if ctx.study.positions is not None else None,
                 subject=subject.need(ctx).record,
                 **frames,
             )
@@ -64,10 +83,20 @@ def _publish(ctx: StudyContext, artifact: Artifact) -> None:
         for name in artifact.manifest["files"]:
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(artifact.file(name), fresh / name)
+        if (advised := _proposed_study(ctx)) is not None:
+            (fresh / PROPOSED_FILE).write_text(advised, encoding="utf-8")
         if target.exists():
             target.rename(old)
         fresh.rename(target)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _proposed_study(ctx: StudyContext) -> str | None:
+    """The file of the proposed study, or None where no arm is proposed. Apart from the stored report, which knows no paths of this machine."""
+    from sae_pipeline.analysis.proposals import TO_TRAIN, comments
+
+    plan = findings.proposed(ctx)
+    return as_yaml(plan.study, comments(plan)) if any(proposal.status == TO_TRAIN for proposal in plan.proposals) else None
 
 
 def missing_sections(artifact: Artifact) -> list[str]:

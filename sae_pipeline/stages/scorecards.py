@@ -49,7 +49,8 @@ def draw(ctx: StudyContext, mix: str, point: HookPoint) -> Artifact:
             return draft
         import pandas as pd
 
-        from sae_pipeline.analysis.rubrics import judge, load_rubric
+        from sae_pipeline.analysis.marks import disagreements, judge
+        from sae_pipeline.analysis.rubrics import load_rubrics
 
         described: list[dict[str, Any]] = []
         metrics: list[pd.DataFrame] = []
@@ -65,10 +66,13 @@ def draw(ctx: StudyContext, mix: str, point: HookPoint) -> Artifact:
         rows = pd.concat(metrics, ignore_index=True) if metrics else pd.DataFrame()
         table.to_parquet(draft.path / "saes.parquet", index=False)
         rows.to_parquet(draft.path / "sae_metrics.parquet", index=False)
-        health = judge(load_rubric(ctx.study.analysis.rubric), rows, table, inputs["subject_parameters"]) if metrics else pd.DataFrame()
+        rubrics = load_rubrics(ctx.study.analysis.rubrics)
+        health = judge(rubrics, rows, table, inputs["subject_parameters"])
         health.to_parquet(draft.path / "health.parquet", index=False)
-        marks = health["mark"].value_counts().to_dict() if metrics else {}
-        figures = {"saes": len(table), "marks": {str(mark): int(n) for mark, n in marks.items()}}
+        disputed = disagreements(health)
+        disputed.to_parquet(draft.path / "rubric_disagreements.parquet", index=False)
+        marks = health.loc[health["rubric"] == rubrics[0].name, "mark"].value_counts().to_dict()
+        figures = {"saes": len(table), "marks": {str(mark): int(n) for mark, n in marks.items()}, "rubric_disagreements": len(disputed)}
         if metrics:
             figures |= {f"mean_{name}": float(rows[name].mean()) for name in ("explained_variance", "l0", "dead_share")}
         return draft.publish(figures)

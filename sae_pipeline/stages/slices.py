@@ -26,13 +26,19 @@ VERSIONS = {
     "text": 2,
     "activations": 3,
     "saes": 5,
-    "baselines": 2,
-    "evaluations": 1,
-    "metrics": 1,
-    "scorecard": 3,
-    "tables": 4,
-    "findings": 2,
-    "report": 4,
+    "baselines": 3,
+    "evaluations": 2,
+    "spelling": 1,
+    "absorption": 1,
+    "metrics": 2,
+    "scorecard": 4,
+    "tables": 5,
+    "findings": 3,
+    "report": 5,
+    "positions": 1,
+    "position_tables": 1,
+    "foreign_saes": 1,
+    "foreign_tables": 1,
 }
 
 Slice = dict[str, Any]
@@ -136,21 +142,56 @@ def saes(study: Study, mix: str) -> Slice:
 
 def baselines(study: Study) -> Slice:
     """How the raw activations of an evaluation set are measured."""
-    return {"dtype": study.subject.dtype} | study.evaluation.model_dump(mode="json", exclude={"window"})
+    return {"dtype": study.subject.dtype} | study.evaluation.model_dump(mode="json", exclude={"window", "top_contexts"})
+
+
+def spelling(study: Study) -> Slice:
+    """How many words the subject is asked to spell; read by the baselines' assets, so a new version of it is one of theirs too."""
+    return {"dtype": study.subject.dtype} | study.evaluation.model_dump(mode="json", include={"spelling_words", "batch_size"})
 
 
 def metrics(study: Study) -> Slice:
-    """Which sets every SAE is evaluated on; how, is in the baselines they share."""
-    return {"held_out": sorted(study.held_out), "evaluation": baselines(study)}
+    """Which sets every SAE is evaluated on, and what is kept of its latents; the rest of how is in the baselines they share."""
+    return {"held_out": sorted(study.held_out), "evaluation": baselines(study), "traced": traced(study)}
+
+
+def traced(study: Study) -> Slice:
+    """How many of each latent's strongest activations are kept, and of which set the tables show them: the first in-sample one."""
+    kinds = {name: declared.kind for name, declared in study.held_out.items()}
+    return {"top_contexts": study.evaluation.top_contexts, "set": next((name for name in kinds if kinds[name] == "in_sample"), next(iter(kinds)))}
+
+
+def positions(study: Study) -> Slice:
+    """How the position study reads a hook point, and how its intervals are drawn."""
+    evaluation_set, mix, expansion = study.read_for_positions
+    return {
+        "evaluation_set": evaluation_set,
+        "mix": mix,
+        "expansion": expansion,
+        "tokens": study.positions.tokens if study.positions else 0,
+        "dtype": study.subject.dtype,
+        "batch_size": study.evaluation.batch_size,
+        "resamples": study.analysis.model_dump(mode="json", include={"bootstrap_samples", "confidence", "seed"}),
+    }
 
 
 def scorecard(study: Study, mix: str) -> Slice:
-    """What a scorecard states beside the metrics: shares of the mix, kinds of the sets, and the rubric as it reads now."""
+    """What a scorecard states beside the metrics: shares of the mix, kinds of the sets, and the rubrics as they read now."""
     return {
         "shares": [[source, study.mixes[mix].get(source, 0.0)] for source in study.sources],
         "kinds": {name: declared.kind for name, declared in study.held_out.items()},
-        "rubric": file_sha256(rubric_path(study.analysis.rubric)),
+        "rubrics": _rubrics(study),
     }
+
+
+def _rubrics(study: Study) -> list[str]:
+    """The rubrics by what their files hold."""
+    return [file_sha256(rubric_path(name)) for name in study.analysis.rubrics]
+
+
+def foreign(study: Study) -> Slice:
+    """What the tables of foreign SAEs state beside their evaluations: kinds of the sets, and the rubrics as they read now."""
+    return {"kinds": {name: declared.kind for name, declared in study.held_out.items()}, "rubrics": _rubrics(study)}
 
 
 def tables(study: Study) -> Slice:
@@ -172,7 +213,7 @@ def text(study: Study) -> Slice:
 def findings(study: Study) -> Slice:
     """How estimates, intervals and verdicts are drawn."""
     held_out = [[name, declared.model_dump(mode="json")] for name, declared in study.held_out.items()]
-    return {"analysis": study.analysis.model_dump(mode="json", exclude={"rubric"}), "held_out": held_out}
+    return {"analysis": study.analysis.model_dump(mode="json", exclude={"rubrics"}), "held_out": held_out}
 
 
 def report(study: Study) -> Slice:
@@ -182,5 +223,5 @@ def report(study: Study) -> Slice:
         "description": study.description,
         "subject": study.subject.model_dump(mode="json"),
         "confidence": study.analysis.confidence,
-        "rubric": file_sha256(rubric_path(study.analysis.rubric)),
+        "rubrics": _rubrics(study),
     }

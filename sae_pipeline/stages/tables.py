@@ -6,9 +6,9 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from sae_pipeline.errors import TrainingError
-from sae_pipeline.stages import activations, corpora, evaluation, lineage, saes, scorecards, slices, subject, text
+from sae_pipeline.stages import activations, context_text, corpora, evaluation, lineage, positions, saes, scorecards, slices, subject, text
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.store import Artifact, digest
+from sae_pipeline.store import Artifact, digest, storage_errors, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,20 @@ SAES, DIVERGED, TRAINING, METRICS, DOCUMENTS, FEATURES, BASELINES, HEALTH, LINEA
     "health",
     "lineage",
 )
+DISAGREEMENTS = "rubric_disagreements"
 DEFINITIONS = "metrics"
+POSITIONS, BASELINE_POSITIONS, TOP_CONTEXTS, CONTEXT_TEXT, DECODER_PAIRS = (
+    "position_sums",
+    "baseline_position_sums",
+    "top_contexts",
+    "context_text",
+    "decoder_pairs",
+)
+FIRST_LETTERS = "first_letters"
+PER_SAE = (DOCUMENTS, FEATURES, POSITIONS, TOP_CONTEXTS, DECODER_PAIRS, FIRST_LETTERS)
+"""Tables that are put together from those of the cells."""
+DENSE_LATENTS = "dense_latents.json"
+"""Latents above each density cut by SAE, layer and evaluation set; a copy of it lies beside the warehouse."""
 NORM_COLUMNS = {"norm_min": "0", "norm_q05": "0.05", "norm_median": "0.5", "norm_q95": "0.95", "norm_q999": "0.999", "norm_max": "1"}
 """Columns of ``activation_statistics`` and the quantiles they hold."""
 ACTIVATIONS = ("activation_statistics", "massive_tokens")
@@ -34,7 +47,21 @@ DIVERGED_COLUMNS: dict[str, Any] = (
     | {"tokens": int, "step": int, "steps": int, "loss": float, "learning_rate": float}
 )
 """Columns of ``diverged`` and their types, which an empty table has too."""
-TABLES = (SAES, DIVERGED, TRAINING, METRICS, DOCUMENTS, FEATURES, BASELINES, HEALTH, LINEAGE, *ACTIVATIONS, DEFINITIONS)
+TABLES = (
+    SAES,
+    DIVERGED,
+    TRAINING,
+    METRICS,
+    *PER_SAE,
+    BASELINES,
+    BASELINE_POSITIONS,
+    CONTEXT_TEXT,
+    HEALTH,
+    DISAGREEMENTS,
+    LINEAGE,
+    *ACTIVATIONS,
+    DEFINITIONS,
+)
 
 
 # ------------------------------------------------------------------------------------------------ the study's tables
@@ -50,6 +77,7 @@ def _inputs(ctx: StudyContext, scorecards: list[Artifact]) -> dict[str, Any]:
         "corpora": {lane: corpora.need(ctx, lane).fingerprint for lane in lanes},
         "activations": {lane: [activations.need(ctx, lane, point).fingerprint for point in ctx.study.hook_points] for lane in lanes},
         "diverged": {trained.cell.sae_id(label): found.fingerprint for trained in _cells(ctx) for label, found in trained.diverged.items()},
+        "positions": [positions.need(ctx, point).fingerprint for point in ctx.study.hook_points] if ctx.study.positions else [],
     }
 
 
@@ -90,38 +118,44 @@ def gather(ctx: StudyContext) -> Artifact:
             return draft
         import pandas as pd
 
+        from sae_pipeline.metrics.dense_latents import filter_sets
         from sae_pipeline.metrics.registry import registry_frame
 
         cards = _scorecards(ctx)
         frames = _cell_rows(ctx)
         frames |= {
-            name: pd.concat([pd.read_parquet(card.file(f"{name}.parquet")) for card in cards], ignore_index=True) for name in (SAES, METRICS, HEALTH)
+            name: pd.concat([pd.read_parquet(card.file(f"{name}.parquet")) for card in cards], ignore_index=True)
+            for name in (SAES, METRICS, HEALTH, DISAGREEMENTS)
         }
-        frames[BASELINES] = _baseline_rows(ctx)
+        frames[BASELINES] = _baseline_rows(ctx, "documents", "sum_x")
+        frames[BASELINE_POSITIONS] = _baseline_rows(ctx, "positions", "sum_x_position")
+        # Where no contexts are kept, columns of names would have no type.
+        frames[TOP_CONTEXTS] = frames[TOP_CONTEXTS].astype(dict.fromkeys(("sae_id", "evaluation_set"), "string"))
+        frames[CONTEXT_TEXT] = context_text.rows(ctx, frames[TOP_CONTEXTS])
         frames[LINEAGE] = lineage.rows(ctx)
         frames[DEFINITIONS] = registry_frame()
         frames |= dict(zip(ACTIVATIONS, _activation_rows(ctx), strict=True))
         for name in TABLES:
             frames[name].to_parquet(draft.path / f"{name}.parquet", index=False)
+        write_json(draft.path / DENSE_LATENTS, filter_sets(frames[FEATURES], frames[SAES]))
         return draft.publish({name: len(frames[name]) for name in TABLES})
 
 
 def _cell_rows(ctx: StudyContext) -> dict[str, pd.DataFrame]:
-    """Rows per monitored step, per document and per latent of every SAE, and per arm that diverged."""
+    """Rows per monitored step of every SAE and of its tables per document, position and latent, and per arm that diverged."""
     import pandas as pd
 
     training: list[dict[str, Any]] = []
     diverged: list[dict[str, Any]] = []
-    documents: list[pd.DataFrame] = []
-    features: list[pd.DataFrame] = []
+    evaluated: dict[str, list[pd.DataFrame]] = {name: [] for name in PER_SAE}
     for trained in _cells(ctx):
         diverged += saes.diverged_rows(trained)
         if not trained.saes:
             continue
         training += saes.training_rows(trained)
         cell = evaluation.need(ctx, trained.cell.mix, trained.cell.point, trained.cell.expansion)
-        for name, rows in (("document_sums.parquet", documents), ("feature_stats.parquet", features)):
-            frame = pd.read_parquet(cell.file(name))
+        for name, rows in evaluated.items():
+            frame = pd.read_parquet(cell.file(f"{name}.parquet"))
             frame.insert(0, "sae_id", [trained.cell.sae_id(label) for label in frame.pop("arm")])
             rows.append(frame)
     if not training:
@@ -132,9 +166,7 @@ def _cell_rows(ctx: StudyContext) -> dict[str, pd.DataFrame]:
     return {
         TRAINING: pd.DataFrame(training),
         DIVERGED: pd.DataFrame(diverged, columns=list(DIVERGED_COLUMNS)).astype(DIVERGED_COLUMNS),
-        DOCUMENTS: pd.concat(documents, ignore_index=True),
-        FEATURES: pd.concat(features, ignore_index=True),
-    }
+    } | {name: pd.concat(rows, ignore_index=True) for name, rows in evaluated.items()}
 
 
 def _activation_rows(ctx: StudyContext) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -172,8 +204,8 @@ def _activation_rows(ctx: StudyContext) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows), pd.DataFrame(longest)
 
 
-def _baseline_rows(ctx: StudyContext) -> pd.DataFrame:
-    """Rows per document of every evaluation set and layer, with the vector sum of its activations."""
+def _baseline_rows(ctx: StudyContext, table: str, vectors: str) -> pd.DataFrame:
+    """Rows per document or position of every evaluation set and layer, with the vector sum of their activations; documents with their origin."""
     import pandas as pd
     from safetensors.numpy import load_file
 
@@ -181,15 +213,25 @@ def _baseline_rows(ctx: StudyContext) -> pd.DataFrame:
     for name in ctx.study.held_out:
         for point in ctx.study.hook_points:
             baseline = evaluation.need_baseline(ctx, name, point)
-            frame = pd.read_parquet(baseline.file("documents.parquet"))
-            sums = load_file(baseline.file("sums.safetensors"))
-            frame["sum_x"] = list(sums["sum_x"])
+            frame = pd.read_parquet(baseline.file(f"{table}.parquet"))
+            frame["sum_x"] = list(load_file(baseline.file("sums.safetensors"))[vectors])
             frame.insert(0, "evaluation_set", name)
             frame.insert(1, "layer", point.layer)
             frame.insert(2, "site", point.site)
-            texts = pd.read_parquet(corpora.need(ctx, f"held_out/{name}").file("documents.parquet"), columns=["source", "key"])
-            frames.append(frame.join(texts, on="document"))
+            if "document" in frame:
+                texts = pd.read_parquet(corpora.need(ctx, f"held_out/{name}").file("documents.parquet"), columns=["source", "key"])
+                frame = frame.join(texts, on="document")
+            frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def publish_dense_latents(ctx: StudyContext) -> None:
+    """Put the study's dense latents beside its warehouse, where whoever filters features finds them."""
+    if (gathered := find(ctx)) is not None:
+        target = ctx.home.dense_latents(ctx.study.name)
+        with storage_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_json(target, gathered.json(DENSE_LATENTS))
 
 
 def study_tables(artifact: Artifact) -> Any:

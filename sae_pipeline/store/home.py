@@ -48,6 +48,10 @@ class Home:
         """The study's DuckDB file."""
         return self.study(name) / "warehouse.duckdb"
 
+    def dense_latents(self, name: str) -> Path:
+        """The ids of the study's dense latents."""
+        return self.study(name) / "dense_latents.json"
+
     def report(self, name: str) -> Path:
         """The study's HTML report."""
         return self.study(name) / "report" / "index.html"

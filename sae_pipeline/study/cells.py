@@ -12,7 +12,7 @@ from itertools import product
 
 from sae_pipeline.saes.arm import Arm
 from sae_pipeline.study.hook_points import HookPoint
-from sae_pipeline.study.schema import Study, TrainingDefaults, _as_tuple
+from sae_pipeline.study.schema import ArmGroup, Study, TrainingDefaults, _as_tuple
 
 
 def expansion_key(expansion: float) -> str:
@@ -58,20 +58,29 @@ def cells(study: Study) -> Iterator[Cell]:
 
 
 def cell(study: Study, mix: str, point: HookPoint, expansion: float) -> Cell:
-    """One cell with its arms, labelled; arms that differ in a field outside the label get ``-2``, ``-3`` … appended."""
-    arms: dict[str, Arm] = {}
-    for arm in _arms(study, mix, point, expansion):
+    """One cell with its arms, labelled."""
+    return Cell(mix, point, float(expansion), {label: arm for label, (arm, _) in declared(study, mix, point, expansion).items()})
+
+
+def declared(study: Study, mix: str, point: HookPoint, expansion: float) -> dict[str, tuple[Arm, ArmGroup]]:
+    """Arms of a cell with the group that each is declared in, by label: the arm's own, then the group's name.
+
+    Arms that differ in a field outside the label get ``-2``, ``-3`` … appended.
+    """
+    found: dict[str, tuple[Arm, ArmGroup]] = {}
+    for arm, group in _arms(study, mix, point, expansion):
         # Arms that differ only in what their architecture does not read are one SAE.
-        if any((arm.identity(), arm.warm_start) == (other.identity(), other.warm_start) for other in arms.values()):
+        if any((arm.identity(), arm.warm_start) == (other.identity(), other.warm_start) for other, _ in found.values()):
             continue
-        label, n = arm.label, 2
-        while label in arms:
-            label, n = f"{arm.label}-{n}", n + 1
-        arms[label] = arm
-    return Cell(mix, point, float(expansion), arms)
+        own = f"{arm.label}-{group.name}" if group.name else arm.label
+        label, n = own, 2
+        while label in found:
+            label, n = f"{own}-{n}", n + 1
+        found[label] = arm, group
+    return found
 
 
-def _arms(study: Study, mix: str, point: HookPoint, expansion: float) -> Iterator[Arm]:
+def _arms(study: Study, mix: str, point: HookPoint, expansion: float) -> Iterator[tuple[Arm, ArmGroup]]:
     overridable = [name for name in TrainingDefaults.model_fields if name not in ("preset", "adjust", "tokens")]
     for group in study.saes.arms:
         only = group.only
@@ -86,6 +95,5 @@ def _arms(study: Study, mix: str, point: HookPoint, expansion: float) -> Iterato
         budgets = _as_tuple(study.saes.defaults.tokens if group.tokens is None else group.tokens)
         trunk_tokens = min(budgets) if settings.pop("budgets") == "trunk" else None
         for k, target_l0, tokens, seed in product(_as_tuple(group.k), _as_tuple(group.target_l0), budgets, group.seeds):
-            yield Arm(
-                architecture=group.architecture, k=k, target_l0=target_l0, tokens=tokens, init_seed=seed, trunk_tokens=trunk_tokens, **settings
-            )  # fmt: skip
+            arm = Arm(architecture=group.architecture, k=k, target_l0=target_l0, tokens=tokens, init_seed=seed, trunk_tokens=trunk_tokens, **settings)
+            yield arm, group

@@ -185,14 +185,14 @@ def _with_absolute_paths(study: Study, folder: Path) -> Study:
             source = source.model_copy(update={"dataset": _local(source.dataset, folder)})
         elif isinstance(source, schema.Retrieved):
             rerank = source.rerank and source.rerank.model_copy(update={"sae": str((folder / Path(source.rerank.sae).expanduser()).resolve())})
-            encoder = source.encoder if source.encoder == "subject" else _local(source.encoder, folder)
-            source = source.model_copy(update={"rerank": rerank, "encoder": encoder})
+            encoder = {} if source.encoder == "subject" else {"encoder": _local(source.encoder, folder)}
+            source = source.model_copy(update={"rerank": rerank, **encoder})
         sources[name] = source
     changes["sources"] = sources
     arms = tuple(_with_absolute_warm_start(group, folder) for group in study.saes.arms)
     changes["saes"] = study.saes.model_copy(update={"defaults": _with_absolute_warm_start(study.saes.defaults, folder), "arms": arms})
-    if study.analysis.rubric.endswith((".yaml", ".yml")):
-        changes["analysis"] = study.analysis.model_copy(update={"rubric": str(folder / study.analysis.rubric)})
+    rubrics = tuple(str(folder / name) if name.endswith((".yaml", ".yml")) else name for name in study.analysis.rubrics)
+    changes["analysis"] = study.analysis.model_copy(update={"rubrics": rubrics})
     return study.model_copy(update=changes)
 
 

@@ -66,6 +66,7 @@ PAGES: tuple[tuple[str, type[Section]], ...] = (
     ("`saes.arms[]`", schema.ArmGroup),
     ("`saes.arms[].only`", schema.Only),
     ("`evaluation`", schema.Evaluation),
+    ("`positions`", schema.Positions),
     ("`analysis`", schema.Analysis),
     ("`schedules`", schema.Schedules),
     ("`compute`", schema.Compute),

@@ -371,6 +371,9 @@ class ArmGroup(Section):
 
     preset: str | None = Field(None, exclude=True, description="ready-made settings of these arms, see training presets below; keys beside it win")
     adjust: str | None = Field(None, exclude=True, description="ready-made factors on the settings of these arms, instead of the defaults' own")
+    name: Name | None = Field(
+        None, description="a word appended to the labels of these arms, to tell them from arms that differ in what no label shows"
+    )
     architecture: Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu"] = Field(description="activation and loss of the SAE")
     k: int | tuple[int, ...] | None = Field(None, description="active latents per token (topk, batchtopk, matryoshka)")
     target_l0: float | tuple[float, ...] | None = Field(None, description="mean active latents per token to steer to (jumprelu, gated, relu)")
@@ -444,6 +447,29 @@ class Evaluation(Section):
     batch_size: int = Field(16, ge=1, description="contexts per forward pass")
     window: int = Field(0, ge=0, description="which of corpus.held_out_windows the evaluation sets are drawn from, counted from 0")
     outlier_norm_ratio: float = Field(10.0, gt=1, description="tokens above this multiple of the median norm are outliers")
+    random_tokens: int = Field(4_096, ge=0, description="random token ids that latents are held against, for `fake_feature_ratio`; 0 for none")
+    spelling_words: int = Field(
+        2_000, ge=0, description="most words that the subject is asked to spell, for `first_letter_absorption`, if it can; 0 for none"
+    )
+    top_contexts: int = Field(
+        5,
+        ge=0,
+        le=100,
+        description="strongest activations of each latent that are kept, with the text around them for the first in-sample set; 0 for none",
+    )
+
+
+class Positions(Section):
+    """What a token's position does to activations, latents and losses; `positions: {}` asks for it.
+
+    At every hook point the first arm of each architecture of one cell is looked at, while the model reads with its position
+    embeddings as they are, zeroed and shuffled.
+    """
+
+    evaluation_set: Name | None = Field(None, description="held-out set that is read; None: the first of kind in_sample")
+    mix: Name | None = Field(None, description="training mix of the SAEs; None: the first")
+    expansion: float | None = Field(None, description="expansion factor of the SAEs; None: the first. Of each architecture the first arm is taken")
+    tokens: int = Field(16_384, ge=1_000, le=262_144, description="tokens read, in whole contexts; their activations at a site are held in memory")
 
 
 class Analysis(Section):
@@ -452,7 +478,12 @@ class Analysis(Section):
     bootstrap_samples: int = Field(2_000, ge=100, description="resamples of the documents")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of every interval")
     seed: Seed = Field(0, ge=0, description="draws the resamples")
-    rubric: str = Field("house.v1", description="health rubric: a name in sae_pipeline/analysis/rubrics or a path to a YAML file")
+    rubrics: tuple[str, ...] = Field(
+        ("house.v1", "seed1.v1", "seed4.tiers", "seed4.alerts"),
+        min_length=1,
+        description="health rubrics: names in sae_pipeline/analysis/rubrics or paths to YAML files; the first gives the bottom lines and the asset checks, "
+        "the others are shown beside it",
+    )
 
 
 class Schedules(Section):
@@ -493,6 +524,7 @@ class Study(Section):
     activations: Activations
     saes: Saes
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation())
+    positions: Positions | None = None
     analysis: Analysis = Field(default_factory=lambda: Analysis())
     schedules: Schedules = Field(default_factory=lambda: Schedules())
     compute: Compute = Field(default_factory=lambda: Compute())
@@ -501,6 +533,14 @@ class Study(Section):
     def hook_points(self) -> tuple[HookPoint, ...]:
         """Every site of every layer, in the study's order."""
         return tuple(HookPoint(layer, site) for site in self.activations.sites for layer in self.activations.layers)
+
+    @property
+    def read_for_positions(self) -> tuple[str, str, float]:
+        """(evaluation set, mix, expansion factor) of the position study."""
+        asked = self.positions or Positions()
+        in_sample = [name for name, declared in self.held_out.items() if declared.kind == "in_sample"]
+        evaluation_set = asked.evaluation_set or [*in_sample, *self.held_out][0]
+        return evaluation_set, asked.mix or next(iter(self.mixes)), asked.expansion or self.saes.expansions[0]
 
     @field_validator("mixes")
     @classmethod
@@ -538,8 +578,16 @@ class Study(Section):
             raise ValueError(
                 f"evaluation.window counts from 0 to corpus.held_out_windows - 1 = {self.corpus.held_out_windows - 1}, found {self.evaluation.window}"
             )
-        for taken in sorted({"held_out", "sources", "subject", "reports"} & set(self.mixes)):
+        for taken in sorted({"held_out", "sources", "subject", "reports", "positions"} & set(self.mixes)):
             raise ValueError(f"mixes.{taken}: this name is taken by a group of the asset graph; choose another")
+        asked = self.positions or Positions()
+        for key, wanted, declared_here in (
+            ("evaluation_set", asked.evaluation_set, tuple(self.held_out)),
+            ("mix", asked.mix, tuple(self.mixes)),
+            ("expansion", asked.expansion, self.saes.expansions),
+        ):
+            if wanted is not None and wanted not in declared_here:
+                raise ValueError(f"positions.{key} names {wanted}, which the study does not have; it has: {', '.join(map(str, declared_here))}")
         for group in self.saes.arms:
             for field, allowed in (
                 ("mixes", self.mixes),

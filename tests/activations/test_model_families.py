@@ -142,7 +142,8 @@ def test_nothing_is_scored_for_an_encoder(checkpoints: dict[str, Path]) -> None:
     sums = ablation_sums(
         corpus, torch.arange(3), 3, model=model, hook=model.hook_name("resid_post", 1), mean=torch.zeros(16), ce_tokens=30, batch_size=2
     )
-    assert torch.equal(sums, torch.zeros(3, 4, dtype=torch.float64))
+    assert torch.equal(sums.documents, torch.zeros(3, 4, dtype=torch.float64))
+    assert torch.equal(sums.positions, torch.zeros(corpus.context_length, 4, dtype=torch.float64))
 
 
 def test_a_site_that_a_model_lacks_is_refused_with_those_it_has(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

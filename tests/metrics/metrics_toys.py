@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,6 +79,9 @@ class LinearModel:
         x = self.embedding[tokens]
         return (x if replace is None else replace[1](x)) @ self.unembedding
 
+    def capture(self, tokens: Tensor, hooks: list[str]) -> dict[str, Tensor]:
+        return dict.fromkeys(hooks, self.embedding[tokens])
+
     def splice(self, tokens: Tensor, hook: str) -> SimpleNamespace:
         return SimpleNamespace(clean=self.logits(tokens), logits=lambda replacement: self.logits(tokens, (hook, replacement)))
 
@@ -87,26 +92,46 @@ class Evaluated:
 
     metrics: dict[str, float | None]
     documents: pd.DataFrame
+    positions: pd.DataFrame
     latents: pd.DataFrame
+    top_contexts: pd.DataFrame
+    dense: dict[str, Any]
     baseline: Baseline
     summary: dict[str, Any]
 
 
 def evaluated(
-    saes: dict[str, InferenceSAE], shards: Any, corpus: Corpus, model: Any, *, ce_tokens: int = 10**9, batch_size: int = 4, ratio: float = 10.0
+    saes: dict[str, InferenceSAE],
+    shards: Any,
+    corpus: Corpus,
+    model: Any,
+    *,
+    hook: str = "site",
+    ce_tokens: int = 10**9,
+    batch_size: int = 4,
+    ratio: float = 10.0,
+    random_text: Tensor | None = None,
+    of_saes: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Evaluated]:
     """Baseline and evaluation of some SAEs through their files."""
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for name in ("baseline", *saes):
             (root / name).mkdir()
-        common = {"activations": shards, "corpus": corpus, "model": model, "hook": "site", "ce_tokens": ce_tokens, "batch_size": batch_size}
-        summary = measure_baseline(root / "baseline", **common, outlier_norm_ratio=ratio)
+        common = {"activations": shards, "corpus": corpus, "model": model, "hook": hook, "ce_tokens": ce_tokens, "batch_size": batch_size}
+        summary = measure_baseline(root / "baseline", **common, outlier_norm_ratio=ratio, random_text=random_text)
         baseline = Baseline.load(SimpleNamespace(file=lambda name: root / "baseline" / name, summary=summary))  # type: ignore[arg-type]
-        metrics = evaluate_saes({name: root / name for name in saes}, saes, baseline=baseline, **common)
+        metrics = evaluate_saes({name: root / name for name in saes}, saes, baseline=baseline, of_saes=of_saes or {}, **common)
         return {
             name: Evaluated(
-                metrics[name], pd.read_parquet(root / name / "documents.parquet"), pd.read_parquet(root / name / "latents.parquet"), baseline, summary
+                metrics=metrics[name],
+                **{
+                    table: pd.read_parquet(root / name / f"{table}.parquet")  # type: ignore[arg-type]
+                    for table in ("documents", "positions", "latents", "top_contexts")
+                },
+                dense=json.loads((root / name / "dense_latents.json").read_text()),
+                baseline=baseline,
+                summary=summary,
             )
             for name in saes
         }
@@ -162,7 +187,44 @@ def _latents(sae: InferenceSAE, x: np.ndarray) -> np.ndarray:
     return latents
 
 
-def numpy_metrics(sae: InferenceSAE, activations: Tensor, corpus: Corpus, model: LinearModel, ratio: float) -> dict[str, float]:
+def _expected_distinct(top: np.ndarray, document: np.ndarray, drawn: int) -> float:
+    """Expected number of distinct values of `top` (n_tokens,) over one random token each of `drawn` random documents; -1 adds none.
+
+    A value is missed by all of them with e_drawn(q) / C(documents, drawn), q_d the share of the document's tokens without it.
+    """
+    found, documents = 0.0, np.unique(document)
+    for value in np.unique(top[top >= 0]):
+        polynomial = np.zeros(drawn + 1)
+        polynomial[0] = 1
+        for number in documents:
+            polynomial[1:] = polynomial[1:] + polynomial[:-1] * (top[document == number] != value).mean()
+        found += 1 - polynomial[drawn] / comb(len(documents), drawn)
+    return found
+
+
+def _rivals(x: np.ndarray, x_hat: np.ndarray, batch: int) -> dict[str, float]:
+    """Other tools' formulas, each as its tool writes it."""
+    residual = x - x_hat
+    explained = 1 - (residual**2).sum(1).mean() / (((x - x.mean(0)) ** 2).sum(1)).mean()
+    batches = [slice(start, start + batch) for start in range(0, max(len(x) - batch, 0) + 1, batch)]
+    token_ratios = [1 - (residual[b] ** 2).sum(1) / ((x[b] - x[b].mean(0)) ** 2).sum(1) for b in batches]
+    square = (x**2).sum(1).mean()
+    return {
+        "legacy.sae_lens.explained_variance": explained,
+        "legacy.sae_lens.explained_variance_legacy": np.concatenate(token_ratios).mean(),
+        "legacy.sae_bench.explained_variance": 1 - (residual**2).sum(1).mean() / (square - (x**2).mean() ** 2),
+        "legacy.dictionary_learning.frac_variance_explained": float(
+            np.mean([1 - residual[b].var(0, ddof=1).sum() / x[b].var(0, ddof=1).sum() for b in batches])
+        ),
+        "legacy.sparsify.fvu": float(np.mean([(residual[b] ** 2).sum() / ((x[b] - x[b].mean(0)) ** 2).sum() for b in batches])),
+        "legacy.scikit_learn.explained_variance_score": 1 - residual.var(0).sum() / x.var(0).sum(),
+        "legacy.s1.loss_recovered": max(0.0, explained),
+    }
+
+
+def numpy_metrics(
+    sae: InferenceSAE, activations: Tensor, corpus: Corpus, model: LinearModel, ratio: float, random_text: Tensor | None = None
+) -> dict[str, float]:
     """Every metric, recomputed from its definition without sums per document, chunks or torch."""
     document = corpus.document.numpy()
     x = activations.double().numpy()[document.ravel() >= 0]
@@ -196,7 +258,10 @@ def numpy_metrics(sae: InferenceSAE, activations: Tensor, corpus: Corpus, model:
             losses["kl_divergence"].append((np.exp(clean) * (clean - spliced)).sum())
     ce = {name: float(np.mean(values)) for name, values in losses.items()}
 
+    random = _latents(sae, np.empty((0, sae.d_model)) if random_text is None else embedding[random_text[:, 1:].numpy().ravel()])
+    strongest = np.where(latents.max(1) > 0, latents.argmax(1), -1)
     density = (latents > 0).mean(0)
+    shares = density / density.sum()
     directions = W_dec / np.sqrt((W_dec**2).sum(1, keepdims=True))
     cosines = directions @ directions.T
     pairs = np.array([cosines[i, j] for i in range(len(cosines)) for j in range(i)])
@@ -219,10 +284,17 @@ def numpy_metrics(sae: InferenceSAE, activations: Tensor, corpus: Corpus, model:
         "ce_loss_recovered_mean": (ce["ce_mean"] - ce["ce_sae"]) / (ce["ce_mean"] - ce["ce_clean"]),
         "ce_delta": ce["ce_sae"] - ce["ce_clean"],
         "dead_share": (density == 0).mean(),
+        "dead_share_lt5": ((latents > 0).sum(0) < 5).mean(),
         "dead_share_5e4": (density < 0.0005).mean(),
         **{f"dense_share@{cut:g}": (density > cut).mean() for cut in (0.1, 0.5, 0.8, 0.95)},
+        "fake_feature_ratio": ((random > 0).mean(0) > 0.1).mean() if len(random) else np.nan,
+        "feature_diversity_10": _expected_distinct(strongest, document.ravel()[document.ravel() >= 0], 10),
+        "effective_latents": np.exp(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()),
+        "firing_gini": np.abs(density[:, None] - density).sum() / (2 * len(density) * density.sum()),
         "decoder_mean_cos": pairs.mean(),
         "decoder_mean_abs_cos": np.abs(pairs).mean(),
         "decoder_mean_max_cos": np.where(np.eye(len(cosines), dtype=bool), -2, cosines).max(1).mean(),
         "decoder_top100_pair_cos": np.sort(pairs)[-100:].mean(),
+        "antipodal_pairs": (pairs < -0.9).sum(),
+        **_rivals(x, x_hat, 2048),
     }

@@ -22,6 +22,7 @@ def test_counts_moments_and_maximum_equal_their_values_by_hand() -> None:
     assert table["mean"].tolist() == pytest.approx([1.0, 0.0, 2.0])
     assert table["std"].tolist() == pytest.approx([1.5**0.5, 0.0, 0.0])  # (1 + 9) / 4 - 1
     assert table["max"].tolist() == [3.0, 0.0, 2.0]
+    assert table["mean_active"].tolist() == pytest.approx([2.0, np.nan, 2.0], nan_ok=True)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 1000))
@@ -52,6 +53,7 @@ def test_dense_means_strictly_more_than_the_share() -> None:
     shares = firing_shares(np.array([0, 50, 81, 96]), 100)
     assert shares == {
         "dead_share": 0.25,
+        "dead_share_lt5": 0.25,
         "dead_share_5e4": None,
         "dense_share@0.1": 0.75,
         "dense_share@0.5": 0.5,
@@ -64,6 +66,11 @@ def test_dense_means_strictly_more_than_the_share() -> None:
 def test_a_rate_of_5e4_is_only_judged_from_6000_tokens_on(tokens: int, expected: float | None) -> None:
     """Rule of three: 6000 tokens expect 3 firings. Counts 0, 2, 4, 9: below the rate are 0, 2 of 6000 and 0, 2, 4 of 10,000."""
     assert firing_shares(np.array([0, 2, 4, 9]), tokens)["dead_share_5e4"] == expected
+
+
+def test_fewer_than_five_firings_are_few() -> None:
+    """Counts 0, 4 and 5 of however many tokens: two of three are below five."""
+    assert firing_shares(np.array([0, 4, 5]), 10)["dead_share_lt5"] == pytest.approx(2 / 3)
 
 
 def test_without_tokens_nothing_is_called_dead() -> None:

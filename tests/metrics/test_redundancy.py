@@ -15,7 +15,13 @@ def test_cosines_of_four_rows_by_hand() -> None:
     """Rows e1, 2 e1, -e1, e2 have pair cosines 1, -1, -1 and three zeros; nearest others 1, 1, 0, 0."""
     W_dec = torch.tensor([[1.0, 0], [2, 0], [-1, 0], [0, 1]])
     assert decoder_redundancy(W_dec) == pytest.approx(
-        {"decoder_mean_cos": -1 / 6, "decoder_mean_abs_cos": 3 / 6, "decoder_mean_max_cos": 2 / 4, "decoder_top100_pair_cos": -1 / 6}
+        {
+            "decoder_mean_cos": -1 / 6,
+            "decoder_mean_abs_cos": 3 / 6,
+            "decoder_mean_max_cos": 2 / 4,
+            "decoder_top100_pair_cos": -1 / 6,
+            "antipodal_pairs": 2,
+        }
     )
 
 
@@ -40,6 +46,7 @@ def test_block_size_and_scale_of_rows_do_not_matter(rows: int, block: int, seed:
         "decoder_mean_abs_cos": np.abs(pairs).mean(),
         "decoder_mean_max_cos": cosines.max(1).mean(),
         "decoder_top100_pair_cos": np.sort(pairs)[-100:].mean(),
+        "antipodal_pairs": (pairs < -0.9).sum(),
     }
     scaled = W_dec * torch.rand(rows, 1, generator=generator).add(0.1)
     assert decoder_redundancy(W_dec, block_elements=block) == pytest.approx(expected, abs=1e-6)

@@ -25,6 +25,11 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
     "shuffle window": (lambda d: d["activations"].update(shuffle_tokens=4096), {"MORE/saes", "LESS/saes"}),
     "held-out window": (lambda d: d.update(corpus={"held_out_windows": 2}), {"held_out/stories/corpus", "held_out/recipes/corpus"}),
     "cache": (lambda d: d["activations"].update(cache=False), {"MORE/activations", "LESS/activations"}),
+    "contexts kept": (lambda d: d["evaluation"].update(top_contexts=2), {"MORE/metrics", "LESS/metrics"}),
+    "random tokens": (
+        lambda d: d["evaluation"].update(random_tokens=100),
+        {"held_out/stories/baseline", "held_out/recipes/baseline", "MORE/metrics", "LESS/metrics"},
+    ),
     "control": (lambda d: d["subject"].update(weights="randomised"), {"subject_model", "comparison_report"}),
 }
 

@@ -123,7 +123,7 @@ def test_another_rubric_name_rejudges_without_evaluating(finished: SmallStudy, t
 
     own = tmp_path / "own.yaml"
     own.write_text(rubric_files.rubric_path("house.v1").read_text().replace("house.v1", "own.v1"))
-    changed = run(finished, lambda d: d["analysis"].update(rubric=str(own)))
+    changed = run(finished, lambda d: d["analysis"].update(rubrics=[str(own)]))
     assert not any(name.endswith(("/saes", "/metrics", "/corpus")) for name in changed["computed_by_asset"])
     assert changed["computed_by_asset"]["MORE/scorecard"] == 2
     taken_back(finished)

@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import pytest
 import yaml
-from small_study import SmallStudy
+from small_study import WORDS, SmallStudy
 from typer.testing import CliRunner
 
 from sae_pipeline.cli import app
@@ -86,6 +86,57 @@ def test_explained_variance_can_be_formed_again_from_the_document_sums(warehouse
         variance = base["sum_sq"].sum() - total @ total / n
         assert explained == pytest.approx(1 - sums["sse"].sum() / variance, abs=1e-12)
         assert mse == pytest.approx(sums["sse"].sum() / n, rel=1e-12)
+
+
+def test_explained_variance_by_position_can_be_formed_again_from_the_position_sums(warehouse: duckdb.DuckDBPyConnection) -> None:
+    sums = warehouse.execute(
+        "SELECT p.*, b.sum_sq, b.sum_x, b.n AS tokens FROM position_sums p JOIN saes USING (sae_id) "
+        "JOIN baseline_position_sums b USING (evaluation_set, layer, site, position)"
+    ).fetchdf()
+    assert len(sums) == warehouse.execute("SELECT count(*) FROM position_sums").fetchone()[0]  # type: ignore[index]
+    assert sums["position"].min() == 1  # BOS opens every context
+    for row in sums.itertuples():
+        assert row.n == row.tokens
+        assert row.explained_variance == pytest.approx(1 - row.sse / (row.sum_sq - row.sum_x @ row.sum_x / row.n), abs=1e-9)
+    by_position = sums.groupby(["sae_id", "evaluation_set"])[["n", "sse", "ce_n", "ce_sae", "kl"]].sum()
+    by_document = warehouse.execute("SELECT sae_id, evaluation_set, n, sse, ce_n, ce_sae, kl FROM document_sums").fetchdf()
+    expected = by_document.groupby(["sae_id", "evaluation_set"])[["n", "sse", "ce_n", "ce_sae", "kl"]].sum()
+    np.testing.assert_allclose(by_position, expected.loc[by_position.index], rtol=1e-9, atol=1e-9)
+
+
+def test_the_strongest_activations_lead_to_the_text_they_were_on(warehouse: duckdb.DuckDBPyConnection) -> None:
+    found = warehouse.execute(
+        "SELECT t.*, before, text, after, f.max, f.fired FROM top_contexts t JOIN context_text USING (evaluation_set, context, position) "
+        "JOIN feature_stats f USING (sae_id, evaluation_set, latent)"
+    ).fetchdf()
+    assert len(found) == warehouse.execute("SELECT count(*) FROM top_contexts").fetchone()[0] > 0  # type: ignore[index]
+    assert set(found["evaluation_set"]) == {"stories"}  # the first in-sample set
+    strongest = found[found["place"] == 0]
+    np.testing.assert_array_equal(strongest["activation"], strongest["max"])
+    counts = found.groupby(["sae_id", "latent"]).agg(kept=("place", "size"), fired=("fired", "first"))
+    np.testing.assert_array_equal(counts["kept"], counts["fired"].clip(upper=5))
+    assert found["before"].str.startswith("<s>").any()
+    assert found["text"].str.strip().isin(WORDS["stories"]).any()
+
+
+def test_the_ids_of_dense_latents_lie_beside_the_warehouse(warehouse: duckdb.DuckDBPyConnection, finished: tuple[str, Path]) -> None:
+    entries = json.loads((finished[1] / "studies/toy/dense_latents.json").read_text())
+    assert len(entries) == warehouse.execute("SELECT count(*) FROM sae_metrics").fetchone()[0]  # type: ignore[index]
+    for entry in entries:
+        dense = warehouse.execute(
+            "SELECT latent FROM feature_stats WHERE sae_id = ? AND evaluation_set = ? AND density > 0.1 ORDER BY latent",
+            [entry["sae_id"], entry["evaluation_set"]],
+        ).fetchall()
+        assert entry["cuts"]["0.1"] == [latent for (latent,) in dense]
+        assert entry["layer"] == 1
+
+
+def test_why_first_letters_are_not_measured_stands_in_the_warehouse(warehouse: duckdb.DuckDBPyConnection) -> None:
+    """The toy vocabulary holds no whole words of twenty letters; the metric is null, and the reason a sentence."""
+    reasons = warehouse.execute("SELECT DISTINCT not_applicable FROM first_letters").fetchall()
+    assert len(reasons) == 1
+    assert reasons[0][0]
+    assert warehouse.execute("SELECT count(first_letter_absorption), count(fake_feature_ratio) FROM sae_metrics").fetchone() == (0, 16)
 
 
 def test_every_sae_can_be_followed_back_to_its_text(warehouse: duckdb.DuckDBPyConnection, finished: tuple[str, Path]) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import synthetic_advice
 import synthetic_text
 
-from sae_pipeline.analysis.rubrics import judge, load_rubric
+from sae_pipeline.analysis.marks import judge
+from sae_pipeline.analysis.rubrics import load_rubrics
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.study import Study
 
@@ -80,7 +82,10 @@ def frames(copies: int = 1) -> dict[str, Any]:
         "expansion_curve": _curve(measured, "expansion").assign(regime="overcomplete"),
         "budget_curve": _curve(measured, "tokens"),
         "tradeoff": _tradeoff(measured),
-        "health": judge(load_rubric("house.v1"), metrics, saes),
+        "health": judge(load_rubrics(study().analysis.rubrics), metrics, saes),
+        "generalisation": synthetic_advice.generalisation(),
+        "root_causes": synthetic_advice.root_causes(),
+        "proposals": synthetic_advice.proposals(),
         "lineage": lineage(saes["sae_id"]),
         "text": synthetic_text.text(),
         "activation_statistics": synthetic_text.activation_statistics(),

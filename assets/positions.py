@@ -1,0 +1,68 @@
+"""The position study: one partition per hook point, and the tables of all of them."""
+
+from typing import Any
+
+import dagster as dg
+
+from assets.names import key
+from assets.partitions import layers
+from assets.results import check, result
+from resources import ComputeResource, HomeResource
+from sae_pipeline.stages import positions, slices
+from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.study import Study, point_of
+
+
+def positions_asset(study: Study) -> dg.AssetsDefinition:
+    """One hook point read with its position embeddings as they are, zeroed and shuffled."""
+    evaluation_set, mix, _ = study.read_for_positions
+    asset_key = key(study, "positions")
+    vanishes = dg.AssetCheckSpec(
+        "loss_needs_positions", asset=asset_key, blocking=False, description="Zeroing and shuffling the position embeddings raises the model's loss."
+    )
+
+    @dg.asset(
+        key=asset_key,
+        deps=[key(study, "held_out", evaluation_set, "corpus"), key(study, mix, "saes")],
+        partitions_def=layers(study),
+        code_version=slices.code_version("positions", slices.positions(study)),
+        group_name="positions",
+        kinds={"parquet"},
+        pool="gpu",
+        check_specs=[vanishes],
+        description="Activations, latents and losses by position in the context, with the position embeddings intact, zeroed and shuffled.",
+    )
+    def measured(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
+        opened = home.open()
+        found = positions.measure(StudyContext(study, opened, compute.open(opened)), point_of(study, context.partition_key))
+        rises = positions.loss_rises(found)
+        figures: dict[str, Any] = rises or {"note": f"not applicable: {found.summary['not_applicable'] or 'the subject is no causal model'}"}
+        checks = [check(asset_key, vanishes.name, all(rise > 0 for rise in rises.values()), blocking=False, **figures)]
+        summary = found.summary | {"saes": ", ".join(found.summary["saes"]) or "no arms here"}
+        return result([found], version=found.fingerprint, figures=summary | rises, checks=checks)
+
+    return measured
+
+
+def position_tables(study: Study) -> list[dg.AssetKey]:
+    """The asset that holds the position tables, where the study asks for them."""
+    return [key(study, "position_tables")] if study.positions is not None else []
+
+
+def position_tables_asset(study: Study) -> dg.AssetsDefinition:
+    """The tables of all hook points."""
+
+    @dg.asset(
+        key=key(study, "position_tables"),
+        deps=[key(study, "positions")],
+        code_version=slices.code_version("position_tables", slices.positions(study)),
+        group_name="positions",
+        kinds={"parquet"},
+        description="The position study of every hook point in one table per kind of row.",
+    )
+    def gathered_tables(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
+        opened = home.open()
+        gathered = positions.gather(StudyContext(study, opened, compute.open(opened)))
+        return result([gathered], version=gathered.content, figures=gathered.summary)
+
+    return gathered_tables

@@ -1,0 +1,83 @@
+"""The evaluation benchmark runs on a tiny model and prints the object that it promises, and says how to build a peer that is missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "evaluate.py"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, Path]:
+    """The object on the last line, the table above it, and the scratch folder, of a run of ours alone."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    options = ["--quick", "--memory", "--peers", "--scratch", str(scratch / "work"), "--json", "--output", str(scratch / "found.json")]
+    finished = subprocess.run([sys.executable, str(PROGRAM), *options], capture_output=True, text=True, check=True)
+    table, _, last = finished.stdout.strip().rpartition("\n")
+    return json.loads(last), table, scratch / "work"
+
+
+def test_the_last_line_holds_every_promised_figure(run: tuple[dict[str, Any], str, Path]) -> None:
+    """Without a peer there is no ratio, and nothing stands in for it."""
+    found, _, _ = run
+    assert found["peers"] == {}
+    assert found["ratio_to_best_peer"] is None
+    assert found["fraction_of_limit"] > 0
+    assert found["ours"]["tokens_per_second"] > 0
+    assert found["ours"]["peak_mib"] >= found["ours"]["loaded_mib"] > 0
+    assert [(part["saes"], part["baseline_counted"]) for part in found["cases"].values()] == [(1, False), (1, True), (4, False), (4, True)]
+
+
+def test_what_is_counted_is_only_added_to_what_is_not(run: tuple[dict[str, Any], str, Path]) -> None:
+    """The baseline takes time, so with it a case takes longer."""
+    cases = run[0]["cases"]
+    for case in ("one", "four"):
+        assert cases[f"{case}_from_ids"]["ours"]["seconds"] > cases[case]["ours"]["seconds"]
+
+
+def test_memory_is_measured_on_both_sizes(run: tuple[dict[str, Any], str, Path]) -> None:
+    memory = run[0]["memory"]
+    small, large = memory["sizes"]
+    assert large["tokens"] > 9 * small["tokens"] > 18_000
+    assert memory["ratio"] == large["anonymous_mib"] / small["anonymous_mib"]
+    assert all(each["baseline_anonymous_mib"] > 0 for each in memory["sizes"])
+
+
+def test_the_table_says_what_was_compared_and_nothing_is_left_on_disk(run: tuple[dict[str, Any], str, Path]) -> None:
+    """Conditions stand below the table; model, SAEs and activations are gone."""
+    _, table, scratch = run
+    assert "one clean forward pass with logits" in table
+    assert "4 SAEs of a layer, from token ids: ours" in table
+    assert not any(scratch.iterdir())
+
+
+def test_the_table_can_be_printed_again_from_the_file(run: tuple[dict[str, Any], str, Path]) -> None:
+    """The file holds the same object, date included, and gives the same table."""
+    found, table, scratch = run
+    file = scratch.parent / "found.json"
+    assert json.loads(file.read_text()) == found
+    again = subprocess.run([sys.executable, str(PROGRAM), "--render", str(file)], capture_output=True, text=True, check=True)
+    assert again.stdout.strip() == table.strip()
+
+
+def test_tools_that_measured_something_else_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
+    from evaluate import check_same
+
+    check_same({"sae-0": {"l0": 32.0}}, {"sae-0": {"l0": 32.0}})
+    with pytest.raises(SystemExit, match="expected l0 32 as ours"):
+        check_same({"sae-0": {"l0": 32.0}}, {"sae-0": {"l0": 31.0}})
+
+
+def test_the_missing_peer_is_reported_with_the_command_that_builds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never left out in silence."""
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
+    from evaluate import peers_missing
+
+    assert "python benchmarks/evaluate.py --build-peers" in peers_missing(["sae-lens"])["sae-lens"]["missing"]
