@@ -20,6 +20,8 @@ from sae_pipeline.stages.improvement import firings
 from sae_pipeline.store import Home
 from sae_pipeline.study import cells, load_study
 
+pytestmark = pytest.mark.slow
+
 OLD, NEW = (f"MORE.L01.x04.topk-k{k}-t{{0}}-s0{suffix}" for k, suffix in ((4, ""), (8, "-denser_for_topk_k4_t{0}")))
 
 

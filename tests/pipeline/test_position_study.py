@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from sae_pipeline.cli import app
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TABLES = ("position_studies", "position_curves", "position_effects", "position_features", "position_tokens")
 

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from sae_pipeline.cli import app
 
+pytestmark = pytest.mark.slow
+
 Edit = Callable[[dict[str, Any]], Any]
 CELLS = 2 * 2 * 2
 TEXT = {"text_tables": 1}
