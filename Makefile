@@ -27,6 +27,7 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/train.py --build-peers --output benchmarks/results/train-cpu.json
 	$(BIN)/python benchmarks/train_memory.py --output benchmarks/results/train-memory.json
 	$(BIN)/python benchmarks/recovery.py --output benchmarks/results/recovery.json
+	$(BIN)/python benchmarks/evaluate.py --memory --output benchmarks/results/evaluate-small.json
 	$(BIN)/python benchmarks/documented.py
 
 ui: $(VENV)/.installed
