@@ -8,7 +8,7 @@ from resources import ComputeResource, HomeResource
 from sae_pipeline.stages import derived, slices, sources
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import Study
-from sae_pipeline.study.schema import External, Retrieved
+from sae_pipeline.study.text_sections import External, Retrieved
 
 WORDS = {
     "installed_docs": "Docstrings of installed Python packages: technical prose that is on every machine.",

@@ -13,8 +13,6 @@ cross-entropy metric that a tool has is on.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import statistics
 import sys
 from contextlib import ExitStack
@@ -24,7 +22,8 @@ from typing import Any
 
 from gpt2_subject import FOLDER, SHAPES, make_checkpoint, make_ids
 from peers import SAELENS
-from side_by_side import REPOSITORY, Worker, machine, paired, read_results
+from program import Found, empty_folder, options, run, say
+from side_by_side import Worker, machine, paired
 
 CONTEXT_LENGTH = 128
 """What SAELens uses unless told otherwise."""
@@ -58,24 +57,12 @@ CONDITIONS = {
 def main() -> None:
     """Parse, build, measure, print."""
     arguments = parsed()
-    if arguments.render:
-        print(rendered(read_results(arguments.render)))
-        return
-    if arguments.build_peers:
-        say(f"building {SAELENS.environment} for {SAELENS.name}; minutes the first time")
-        SAELENS.build()
-    folder = arguments.scratch / f"evaluate-{arguments.shape}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        found = measure(arguments, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(rendered(found))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(found))
+
+    def measured() -> Found:
+        with empty_folder(arguments.scratch / f"evaluate-{arguments.shape}") as folder:
+            return measure(arguments, folder)
+
+    run(arguments, measured, rendered, [SAELENS])
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -251,14 +238,9 @@ def _line(label: str, tool: dict[str, Any], ratio: float | None, of_limit: float
     return f"{label:50}{tool['seconds']:>10.2f}{tool['tokens_per_second']:>10,.0f}{span:>18}{times:>10}{share:>10}{tool['peak_mib']:>10,.0f}"
 
 
-def say(text: str) -> None:
-    """Progress, apart from the results."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = options(__doc__, "for model, SAEs and activations", [SAELENS])
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--threads", type=int, default=1, help="of every tool; 1 is the primary figure")
     parser.add_argument("--rounds", type=int, default=3)
@@ -268,12 +250,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--memory", action="store_true", help="also measure peak memory on --memory-tokens")
     parser.add_argument("--memory-tokens", type=int, nargs="+", default=list(MEMORY_TOKENS))
     parser.add_argument("--quick", action="store_true", help="a tiny model, one round: to see whether everything works")
-    parser.add_argument("--peers", nargs="*", choices=[SAELENS.name], default=[SAELENS.name])
-    parser.add_argument("--build-peers", action="store_true", help="build the peer's environment where it is missing")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--output", type=Path, help="write the same object to a file")
-    parser.add_argument("--render", type=Path, metavar="FILE", help="print the table of such a file and measure nothing")
-    parser.add_argument("--scratch", type=Path, default=REPOSITORY / "build" / "benchmarks", help="for model, SAEs and activations")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.shape, arguments.rounds, arguments.contexts, arguments.memory_tokens = "tiny", 1, BATCH_SIZE, [2_000, 20_000]

@@ -13,8 +13,6 @@ made equal between the tools is printed with the table.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import statistics
 import sys
 from contextlib import ExitStack
@@ -24,7 +22,8 @@ from typing import Any
 
 from gpt2_subject import FOLDER, SHAPES, Shape, make_checkpoint, make_ids
 from peers import DICTIONARY_LEARNING, SAELENS
-from side_by_side import REPOSITORY, Peer, Worker, machine, paired, read_results
+from program import Found, empty_folder, options, run, say
+from side_by_side import Peer, Worker, machine, paired
 
 CONTEXT_LENGTH = 128
 """What SAELens and dictionary_learning use unless told otherwise."""
@@ -55,27 +54,12 @@ CONDITIONS = {
 def main() -> None:
     """Parse, build, measure, print."""
     arguments = parsed()
-    if arguments.render:
-        print(rendered(read_results(arguments.render)))
-        return
-    wanted = [PEERS[name] for name in arguments.peers]
-    if arguments.build_peers:
-        for peer in wanted:
-            say(f"building {peer.environment} for {peer.name}; minutes the first time")
-            peer.build()
-    shape = SHAPES[arguments.shape]
-    folder = arguments.scratch / f"harvest-{arguments.shape}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        found = measure(arguments, shape, wanted, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(rendered(found))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(found))
+
+    def measured() -> Found:
+        with empty_folder(arguments.scratch / f"harvest-{arguments.shape}") as folder:
+            return measure(arguments, SHAPES[arguments.shape], [PEERS[name] for name in arguments.peers], folder)
+
+    run(arguments, measured, rendered, list(PEERS.values()))
 
 
 def measure(arguments: argparse.Namespace, shape: Shape, wanted: list[Peer], folder: Path) -> dict[str, Any]:
@@ -202,8 +186,8 @@ def read_back(worker: Worker, tokens: int, rounds: int) -> dict[str, Any]:
                 ("sequential_rows", {}),
                 ("stream", {"epoch": 2 * n + cold, "size": TRAIN_BATCH, "shuffle_tokens": SHUFFLE_TOKENS}),
             ]
-            for action, options in turns[:: -1 if n % 2 else 1]:
-                result = worker.ask(action, cold=cold, **options)
+            for action, settings in turns[:: -1 if n % 2 else 1]:
+                result = worker.ask(action, cold=cold, **settings)
                 if n:  # the first round warms up
                     measured.setdefault(f"{action} {cold}", []).append(result)
     found: dict[str, Any] = {"tokens": cache["tokens"], "shuffle_tokens": SHUFFLE_TOKENS, "bytes_per_token": cache["bytes"] / cache["tokens"]}
@@ -274,14 +258,9 @@ def _line(label: str, tool: dict[str, Any], ratio: float | None) -> str:
     return f"{label:38}{tool['tokens_per_second']:>10,.0f}{span:>18}{times:>10}{size:>13}{tool['loaded_mib']:>12,.0f}{tool['peak_mib']:>10,.0f}"
 
 
-def say(text: str) -> None:
-    """Progress, apart from the results."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = options(__doc__, "for model and caches, on the disk to measure", list(PEERS.values()))
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--threads", type=int, default=1, help="of every tool; 1 is the primary figure")
     parser.add_argument("--rounds", type=int, default=3)
@@ -289,12 +268,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, nargs="+", help="whose resid_post is harvested, instead of the last of each quarter")
     parser.add_argument("--contexts", type=int, help="of one round, instead of the shape's")
     parser.add_argument("--stream-tokens", type=int, default=4_000_000, help="in the cache that the stream is read from")
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--build-peers", action="store_true", help="build the peers' environments where they are missing")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--output", type=Path, help="write the same object to a file")
-    parser.add_argument("--render", type=Path, metavar="FILE", help="print the table of such a file and measure nothing")
-    parser.add_argument("--scratch", type=Path, default=REPOSITORY / "build" / "benchmarks", help="for model and caches, on the disk to measure")
     return parser.parse_args()
 
 

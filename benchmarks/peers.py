@@ -10,3 +10,6 @@ DICTIONARY_LEARNING = Peer(
     unwanted=("torchvision",),  # nnsight declares it and never imports it; an unmatched build breaks transformers' imports
 )  # fmt: skip
 SPARSIFY = Peer("sparsify", ".venv-sparsify", "SPARSIFY_PYTHON", "requirements-sparsify.txt")
+
+TRAINERS = (SAELENS, DICTIONARY_LEARNING, SPARSIFY)
+"""The tools that train SAEs."""

@@ -14,7 +14,6 @@ either side of ours and near it, and its figures are interpolated at ours. Inter
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shutil
 import statistics
@@ -27,9 +26,9 @@ from typing import Any
 import numpy as np
 from matching import FIGURES, L0_TOLERANCE, at_target, bracketed, chosen_rate, deviation, near, next_strength
 from numpy.typing import NDArray
-from peers import DICTIONARY_LEARNING, SAELENS, SPARSIFY
-from side_by_side import REPOSITORY, Worker, machine, read_results
-from train import say
+from peers import TRAINERS
+from program import options, run, say
+from side_by_side import Worker, machine
 from training_rows import LIKE_PEERS, Row, write_activations
 from training_setup import BANDWIDTH
 from training_tools import PEER_TOOLS, Tool
@@ -67,18 +66,7 @@ CONDITIONS = {
 def main() -> None:
     """Parse, build, measure, print."""
     arguments = parsed()
-    if arguments.render:
-        print(rendered(read_results(arguments.render)))
-        return
-    if arguments.build_peers:
-        for peer in (SAELENS, DICTIONARY_LEARNING, SPARSIFY):
-            peer.build()
-    found = measure(arguments)
-    print(rendered(found))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(found))
+    run(arguments, lambda: measure(arguments), rendered, TRAINERS)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -256,18 +244,12 @@ def _words(difference: dict[str, float] | None) -> str:
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = options(__doc__, "for activations", TRAINERS)
     parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
     parser.add_argument("--seeds", type=int, choices=(1, *STUDENT), default=3)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="that each tool may choose from")
     parser.add_argument("--tuning-seeds", type=int, default=TUNING_SEEDS, help="seeds that rates are chosen on")
     parser.add_argument("--steps", type=int, default=STEPS, help="of every training")
-    parser.add_argument("--peers", nargs="*", choices=(peers := [peer.name for peer in (SAELENS, DICTIONARY_LEARNING, SPARSIFY)]), default=peers)
-    parser.add_argument("--build-peers", action="store_true", help="build the peers' environments where they are missing")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--output", type=Path, help="write the same object to a file")
-    parser.add_argument("--render", type=Path, metavar="FILE", help="print the table of such a file and measure nothing")
-    parser.add_argument("--scratch", type=Path, default=REPOSITORY / "build" / "benchmarks", help="for activations")
     return parser.parse_args()
 
 

@@ -136,14 +136,6 @@ def paired(above: list[dict[str, Any]], below: list[dict[str, Any]], field: str)
     return statistics.median(a[field] / b[field] for a, b in zip(above, below, strict=True))
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """The object that a benchmark wrote with ``--output``; ends the program with a sentence where there is none."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"--render: expected a file that --output wrote, found none that can be read at {path} ({error}); measure first") from None
-
-
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     try:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import shutil
 import statistics
@@ -23,12 +22,12 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import agreement
-from peers import DICTIONARY_LEARNING, SAELENS, SPARSIFY
-from side_by_side import REPOSITORY, Worker, machine, paired, read_results
+from peers import TRAINERS
+from program import options, run, say
+from side_by_side import Worker, machine, paired
 from training_rows import ARMS, ARMS_ROW, CUDA_ROWS, ROWS, Row, write_activations
 from training_setup import base_setup, problem_setup, told
 from training_table import rendered
@@ -45,20 +44,7 @@ FIRST_STEPS = 2
 def main() -> None:
     """Parse, build, measure, print."""
     arguments = parsed()
-    if arguments.render:
-        print(rendered(read_results(arguments.render)))
-        return
-    if arguments.build_peers:
-        for peer in (SAELENS, DICTIONARY_LEARNING, SPARSIFY):
-            say(f"building {peer.environment} for {peer.name}; minutes the first time")
-            peer.build()
-    arguments.scratch.mkdir(parents=True, exist_ok=True)
-    found = measure(arguments)
-    print(rendered(found))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(found))
+    run(arguments, lambda: measure(arguments), rendered, TRAINERS)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -69,6 +55,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "compared": agreement.SIZE | {"lr": agreement.LEARNING_RATE}, "conditions": CONDITIONS, "rows": {},
     }  # fmt: skip
     reason = not_measurable(arguments.device)
+    arguments.scratch.mkdir(parents=True, exist_ok=True)
     compared: dict[str, dict[str, agreement.Trajectory]] = {}
     for row in chosen_rows(arguments):
         if reason:
@@ -275,28 +262,17 @@ def in_short(row: dict[str, Any]) -> str:
     return f"{row['ours']['tokens_per_second']:,.0f} activations/s{ratio}, {row['fraction_of_limit']['float32']:.2f} of the float32 limit"
 
 
-def say(text: str) -> None:
-    """Progress, apart from the results."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = options(__doc__, "for activations", TRAINERS)
     parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"instead of all: {', '.join(row.name for row in ROWS)}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of every tool; 1 is the primary figure")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of one tool's turn, at least one step")
     parser.add_argument("--steps", type=int, help="after which the tools' losses are compared, instead of an architecture's own number")
-    parser.add_argument("--peers", nargs="*", choices=(peers := [peer.name for peer in (SAELENS, DICTIONARY_LEARNING, SPARSIFY)]), default=peers)
     parser.add_argument("--arms", action=argparse.BooleanOptionalAction, default=True, help=f"measure {ARMS} arms on one stream too")
     parser.add_argument("--quick", action="store_true", help="tiny rows: whether everything runs, not how fast")
-    parser.add_argument("--build-peers", action="store_true", help="build the peers' environments where they are missing")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--output", type=Path, help="write the same object to a file")
-    parser.add_argument("--render", type=Path, metavar="FILE", help="print the table of such a file and measure nothing")
-    parser.add_argument("--scratch", type=Path, default=REPOSITORY / "build" / "benchmarks", help="for activations")
     return parser.parse_args()
 
 

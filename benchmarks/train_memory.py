@@ -11,14 +11,13 @@ program itself asked for.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from side_by_side import REPOSITORY, Worker, machine, read_results
+from program import options, run
+from side_by_side import Worker, machine
 
 TIMES = 4
 """How much larger the second cache is."""
@@ -27,15 +26,7 @@ TIMES = 4
 def main() -> None:
     """Parse, measure, print."""
     arguments = parsed()
-    if arguments.render:
-        print(rendered(read_results(arguments.render)))
-        return
-    found = measure(arguments)
-    print(rendered(found))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(found))
+    run(arguments, lambda: measure(arguments), rendered)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -90,17 +81,13 @@ def rendered(found: dict[str, Any]) -> str:
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = options(__doc__, "for the caches")
     parser.add_argument("--d-in", type=int, default=768)
     parser.add_argument("--d-sae", type=int, default=12288)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--tokens", type=int, default=131_072, help="of the smaller cache, which is four shuffling windows long")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--output", type=Path, help="write the same object to a file")
-    parser.add_argument("--render", type=Path, metavar="FILE", help="print the table of such a file and measure nothing")
-    parser.add_argument("--scratch", type=Path, default=REPOSITORY / "build" / "benchmarks", help="for the caches")
     return parser.parse_args()
 
 

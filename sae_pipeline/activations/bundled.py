@@ -19,7 +19,7 @@ from torch import Tensor
 from sae_pipeline.activations.chunked_loss import ChunkedCrossEntropy
 from sae_pipeline.errors import SourceError, TrainingError
 from sae_pipeline.progress import track
-from sae_pipeline.study.schema import BundledSubject
+from sae_pipeline.study.text_sections import BundledSubject
 
 END = "<|endoftext|>"
 """The one special token: first in every context, and between documents, as in GPT-2."""

@@ -19,7 +19,8 @@ from sae_pipeline.analysis.bootstrap import Array, percentile_interval
 from sae_pipeline.analysis.contrasts import Evidence
 from sae_pipeline.analysis.tables import StudyTables, evaluation_sets
 from sae_pipeline.analysis.verdicts import FEW_DOCUMENTS
-from sae_pipeline.study.schema import Kind, Study
+from sae_pipeline.study.schema import Study
+from sae_pipeline.study.section import Kind
 
 FILE = "generalisation.v1.yaml"
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sae_pipeline.study.schema import Name
+from sae_pipeline.study.section import Name
 
 FILE = "root_causes.v1.yaml"
 

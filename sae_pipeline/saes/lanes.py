@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
-from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from sae_pipeline.saes.kernels import Workspace
@@ -33,9 +33,7 @@ class Lanes:
             return []
         found = teams(min(len(items), self._threads), self._threads)
         self._workspaces += [Workspace() for _ in range(len(found) - len(self._workspaces))]
-        waiting: SimpleQueue[int] = SimpleQueue()
-        for number in range(len(items)):
-            waiting.put(number)
+        waiting = deque(range(len(items)))
         results: dict[int, R] = {}
 
         def drive(team: Team, workspace: Workspace) -> None:
@@ -63,17 +61,16 @@ def alone(work: Callable[[], R]) -> R:
 
 
 @contextmanager
-def _emptied_on_failure(waiting: SimpleQueue[int]) -> Iterator[None]:
+def _emptied_on_failure(waiting: deque[int]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        while _next(waiting) is not None:
-            pass
+        waiting.clear()
         raise
 
 
-def _next(waiting: SimpleQueue[int]) -> int | None:
+def _next(waiting: deque[int]) -> int | None:
     try:
-        return waiting.get_nowait()
-    except Empty:
+        return waiting.popleft()
+    except IndexError:
         return None

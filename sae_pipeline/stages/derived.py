@@ -10,7 +10,7 @@ from sae_pipeline.errors import BadInput, StudyError, SubjectError
 from sae_pipeline.stages import commits, slices, sources, subject
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, Draft, digest
-from sae_pipeline.study.schema import Retrieved, SelfGenerated, TracIn
+from sae_pipeline.study.text_sections import Retrieved, SelfGenerated, TracIn
 
 if TYPE_CHECKING:
     from sae_pipeline.activations.subject import SubjectModel

@@ -18,7 +18,7 @@ from sae_pipeline.store import Artifact, storage_errors
 from sae_pipeline.store.writing import flush
 from sae_pipeline.study import Cell, cells
 from sae_pipeline.study.presets import catalogue
-from sae_pipeline.study.schema import Files, HuggingFace, Retrieved, SelfGenerated
+from sae_pipeline.study.text_sections import Files, HuggingFace, Retrieved, SelfGenerated
 
 if TYPE_CHECKING:
     from sae_pipeline.reports.model_card import Figure, Loading, Source

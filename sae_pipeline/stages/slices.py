@@ -16,7 +16,7 @@ from sae_pipeline.corpora.sources.records import READER_VERSION
 from sae_pipeline.stages.warm_starts import contents_in_place_of_paths
 from sae_pipeline.store import digest, file_sha256
 from sae_pipeline.study import Study
-from sae_pipeline.study.schema import External, Files, HuggingFace, Records, Retrieved, SelfGenerated
+from sae_pipeline.study.text_sections import External, Files, HuggingFace, Records, Retrieved, SelfGenerated
 
 VERSIONS = {
     "subject": 1,

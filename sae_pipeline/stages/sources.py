@@ -10,7 +10,7 @@ from sae_pipeline.errors import SourceError
 from sae_pipeline.stages import commits
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import is_held
-from sae_pipeline.study.schema import External, HuggingFace, Records
+from sae_pipeline.study.text_sections import External, HuggingFace, Records
 
 if TYPE_CHECKING:
     from sae_pipeline.corpora.sources import TextSource

@@ -12,7 +12,9 @@ from itertools import product
 
 from sae_pipeline.saes.arm import Arm
 from sae_pipeline.study.hook_points import HookPoint
-from sae_pipeline.study.schema import ArmGroup, Study, TrainingDefaults, _as_tuple
+from sae_pipeline.study.schema import Study
+from sae_pipeline.study.section import as_tuple
+from sae_pipeline.study.training_sections import ArmGroup, TrainingDefaults
 
 
 def expansion_key(expansion: float) -> str:
@@ -92,8 +94,8 @@ def _arms(study: Study, mix: str, point: HookPoint, expansion: float) -> Iterato
         ):
             continue
         settings = {name: getattr(study.saes.defaults, name) if getattr(group, name) is None else getattr(group, name) for name in overridable}
-        budgets = _as_tuple(study.saes.defaults.tokens if group.tokens is None else group.tokens)
+        budgets = as_tuple(study.saes.defaults.tokens if group.tokens is None else group.tokens)
         trunk_tokens = min(budgets) if settings.pop("budgets") == "trunk" else None
-        for k, target_l0, tokens, seed in product(_as_tuple(group.k), _as_tuple(group.target_l0), budgets, group.seeds):
+        for k, target_l0, tokens, seed in product(as_tuple(group.k), as_tuple(group.target_l0), budgets, group.seeds):
             arm = Arm(architecture=group.architecture, k=k, target_l0=target_l0, tokens=tokens, init_seed=seed, trunk_tokens=trunk_tokens, **settings)
             yield arm, group

@@ -11,17 +11,17 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sae_pipeline.errors import StudyError
-from sae_pipeline.study import schema
+from sae_pipeline.study import section, text_sections, training_sections
 from sae_pipeline.study.preset_writing import PresetError, put_training_presets
 from sae_pipeline.study.presets import with_preset
 from sae_pipeline.study.schema import Study
 
 Location = tuple[str | int, ...]
-Trained = TypeVar("Trained", schema.TrainingDefaults, schema.ArmGroup)
+Trained = TypeVar("Trained", training_sections.TrainingDefaults, training_sections.ArmGroup)
 
-SOURCES: dict[str, type[schema.Section]] = {
+SOURCES: dict[str, type[section.Section]] = {
     kind: model
-    for model in (schema.InstalledText, schema.Files, schema.HuggingFace, schema.SelfGenerated, schema.Retrieved)
+    for model in (text_sections.InstalledText, text_sections.Files, text_sections.HuggingFace, text_sections.SelfGenerated, text_sections.Retrieved)
     for kind in get_args(model.model_fields["kind"].annotation)
 }
 """Section of each kind of source; pydantic puts the kind into the place of an error, where no such key is written."""
@@ -83,9 +83,9 @@ def _put_source_presets(data: dict[str, Any], path: Path, lines: dict[Location, 
 
 def _put_training_presets(data: dict[str, Any], path: Path, lines: dict[Location, int]) -> dict[Location, str]:
     """Write out the training presets, in place; where each of their values comes from, by its location."""
-    unwritten = {name: field.default for name, field in schema.TrainingDefaults.model_fields.items()}
+    unwritten = {name: field.default for name, field in training_sections.TrainingDefaults.model_fields.items()}
     try:
-        return put_training_presets(data, unwritten, schema.Activations.model_fields["context_length"].default)
+        return put_training_presets(data, unwritten, training_sections.Activations.model_fields["context_length"].default)
     except PresetError as error:
         raise StudyError(f"{path}:{lines[error.location]}: {_dotted(error.location)}: {error}") from None
 
@@ -177,13 +177,13 @@ def _with_absolute_paths(study: Study, folder: Path) -> Study:
     changes: dict[str, Any] = {}
     if study.subject.model != "bundled":
         changes["subject"] = study.subject.model_copy(update={"model": _local(study.subject.model, folder)})
-    sources: dict[str, schema.Source] = {}
+    sources: dict[str, text_sections.Source] = {}
     for name, source in study.sources.items():
-        if isinstance(source, schema.Files):
+        if isinstance(source, text_sections.Files):
             source = source.model_copy(update={"paths": tuple(str(folder / Path(p).expanduser()) for p in source.paths)})
-        elif isinstance(source, schema.HuggingFace):
+        elif isinstance(source, text_sections.HuggingFace):
             source = source.model_copy(update={"dataset": _local(source.dataset, folder)})
-        elif isinstance(source, schema.Retrieved):
+        elif isinstance(source, text_sections.Retrieved):
             rerank = source.rerank and source.rerank.model_copy(update={"sae": str((folder / Path(source.rerank.sae).expanduser()).resolve())})
             encoder = {} if source.encoder == "subject" else {"encoder": _local(source.encoder, folder)}
             source = source.model_copy(update={"rerank": rerank, **encoder})

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sae_pipeline.study import schema, training_presets
+from sae_pipeline.study import schema, text_sections, training_presets, training_sections
 from sae_pipeline.study.presets import catalogue
-from sae_pipeline.study.schema import Section
+from sae_pipeline.study.section import Section
 
 INTRODUCTION = """# The study file
 
@@ -47,24 +47,24 @@ decoder rows), the optimiser and the schedule begin afresh. `init_seed` then dec
 
 PAGES: tuple[tuple[str, type[Section]], ...] = (
     ("Top level", schema.Study),
-    ("`subject`", schema.Subject),
-    ("`subject.bundled`", schema.BundledSubject),
-    ("`sources.<name>`: `installed_docs`, `installed_code`, `installed_instructions`", schema.InstalledText),
-    ("`sources.<name>`: `files`", schema.Files),
-    ("`sources.<name>`: `huggingface`", schema.HuggingFace),
-    ("`sources.<name>.chat`", schema.Chat),
-    ("`sources.<name>.filters[]`", schema.Filter),
-    ("`sources.<name>.window`", schema.Window),
-    ("`sources.<name>`: `self_generated`", schema.SelfGenerated),
-    ("`sources.<name>`: `retrieved`", schema.Retrieved),
-    ("`sources.<name>.rerank`", schema.TracIn),
-    ("`corpus`", schema.Corpus),
-    ("`held_out.<name>`", schema.HeldOut),
-    ("`activations`", schema.Activations),
-    ("`saes`", schema.Saes),
-    ("`saes.defaults`", schema.TrainingDefaults),
-    ("`saes.arms[]`", schema.ArmGroup),
-    ("`saes.arms[].only`", schema.Only),
+    ("`subject`", text_sections.Subject),
+    ("`subject.bundled`", text_sections.BundledSubject),
+    ("`sources.<name>`: `installed_docs`, `installed_code`, `installed_instructions`", text_sections.InstalledText),
+    ("`sources.<name>`: `files`", text_sections.Files),
+    ("`sources.<name>`: `huggingface`", text_sections.HuggingFace),
+    ("`sources.<name>.chat`", text_sections.Chat),
+    ("`sources.<name>.filters[]`", text_sections.Filter),
+    ("`sources.<name>.window`", text_sections.Window),
+    ("`sources.<name>`: `self_generated`", text_sections.SelfGenerated),
+    ("`sources.<name>`: `retrieved`", text_sections.Retrieved),
+    ("`sources.<name>.rerank`", text_sections.TracIn),
+    ("`corpus`", text_sections.Corpus),
+    ("`held_out.<name>`", text_sections.HeldOut),
+    ("`activations`", training_sections.Activations),
+    ("`saes`", training_sections.Saes),
+    ("`saes.defaults`", training_sections.TrainingDefaults),
+    ("`saes.arms[]`", training_sections.ArmGroup),
+    ("`saes.arms[].only`", training_sections.Only),
     ("`evaluation`", schema.Evaluation),
     ("`positions`", schema.Positions),
     ("`analysis`", schema.Analysis),
@@ -100,7 +100,7 @@ def _section(title: str, section: type[Section]) -> Iterator[str]:
     yield "| key | default | meaning |"
     yield "|---|---|---|"
     for name, field in section.model_fields.items():
-        words = [field.description or _of_section(field) or ("overrides `saes.defaults`" if section is schema.ArmGroup else "")]
+        words = [field.description or _of_section(field) or ("overrides `saes.defaults`" if section is training_sections.ArmGroup else "")]
         words.append(_values(field.annotation))
         yield f"| `{name}` | {_default(field)} | {'; '.join(word for word in words if word)} |"
     yield ""

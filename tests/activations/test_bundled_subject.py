@@ -17,7 +17,7 @@ from sae_pipeline.activations.chunked_loss import ChunkedCrossEntropy
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.corpora.tokenization import TextTokenizer
 from sae_pipeline.errors import SourceError, TrainingError
-from sae_pipeline.study.schema import BundledSubject
+from sae_pipeline.study.text_sections import BundledSubject
 
 CONFIG = BundledSubject(d_model=32, n_layers=2, n_heads=2, vocab_size=400, tokens=30_000, batch_size=4)
 WORDS = [a + b for a in ("ka", "lo", "mi", "nu", "pe", "ri") for b in ("ba", "do", "fe", "gu", "ha", "ji")]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from benchmark_runs import Run, assert_ours_alone, assert_the_file_gives_the_same_table, ran
 
 pytestmark = pytest.mark.slow
 
@@ -16,34 +13,25 @@ PROGRAM = Path(__file__).parents[2] / "benchmarks" / "evaluate.py"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, Path]:
-    """The object on the last line, the table above it, and the scratch folder, of a run of ours alone."""
-    scratch = tmp_path_factory.mktemp("scratch")
-    options = ["--quick", "--memory", "--peers", "--scratch", str(scratch / "work"), "--json", "--output", str(scratch / "found.json")]
-    finished = subprocess.run([sys.executable, str(PROGRAM), *options], capture_output=True, text=True, check=True)
-    table, _, last = finished.stdout.strip().rpartition("\n")
-    return json.loads(last), table, scratch / "work"
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return ran(PROGRAM, tmp_path_factory.mktemp("scratch"), "--quick", "--memory")
 
 
-def test_the_last_line_holds_every_promised_figure(run: tuple[dict[str, Any], str, Path]) -> None:
-    """Without a peer there is no ratio, and nothing stands in for it."""
+def test_the_last_line_holds_every_promised_figure(run: Run) -> None:
     found, _, _ = run
-    assert found["peers"] == {}
-    assert found["ratio_to_best_peer"] is None
+    assert_ours_alone(found)
     assert found["fraction_of_limit"] > 0
-    assert found["ours"]["tokens_per_second"] > 0
-    assert found["ours"]["peak_mib"] >= found["ours"]["loaded_mib"] > 0
     assert [(part["saes"], part["baseline_counted"]) for part in found["cases"].values()] == [(1, False), (1, True), (4, False), (4, True)]
 
 
-def test_what_is_counted_is_only_added_to_what_is_not(run: tuple[dict[str, Any], str, Path]) -> None:
+def test_what_is_counted_is_only_added_to_what_is_not(run: Run) -> None:
     """The baseline takes time, so with it a case takes longer."""
     cases = run[0]["cases"]
     for case in ("one", "four"):
         assert cases[f"{case}_from_ids"]["ours"]["seconds"] > cases[case]["ours"]["seconds"]
 
 
-def test_memory_is_measured_on_both_sizes(run: tuple[dict[str, Any], str, Path]) -> None:
+def test_memory_is_measured_on_both_sizes(run: Run) -> None:
     memory = run[0]["memory"]
     small, large = memory["sizes"]
     assert large["tokens"] > 9 * small["tokens"] > 18_000
@@ -51,7 +39,7 @@ def test_memory_is_measured_on_both_sizes(run: tuple[dict[str, Any], str, Path])
     assert all(each["baseline_anonymous_mib"] > 0 for each in memory["sizes"])
 
 
-def test_the_table_says_what_was_compared_and_nothing_is_left_on_disk(run: tuple[dict[str, Any], str, Path]) -> None:
+def test_the_table_says_what_was_compared_and_nothing_is_left_on_disk(run: Run) -> None:
     """Conditions stand below the table; model, SAEs and activations are gone."""
     _, table, scratch = run
     assert "one clean forward pass with logits" in table
@@ -59,13 +47,8 @@ def test_the_table_says_what_was_compared_and_nothing_is_left_on_disk(run: tuple
     assert not any(scratch.iterdir())
 
 
-def test_the_table_can_be_printed_again_from_the_file(run: tuple[dict[str, Any], str, Path]) -> None:
-    """The file holds the same object, date included, and gives the same table."""
-    found, table, scratch = run
-    file = scratch.parent / "found.json"
-    assert json.loads(file.read_text()) == found
-    again = subprocess.run([sys.executable, str(PROGRAM), "--render", str(file)], capture_output=True, text=True, check=True)
-    assert again.stdout.strip() == table.strip()
+def test_the_table_can_be_printed_again_from_the_file(run: Run) -> None:
+    assert_the_file_gives_the_same_table(PROGRAM, run)
 
 
 def test_tools_that_measured_something_else_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:

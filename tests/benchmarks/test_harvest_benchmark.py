@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from benchmark_runs import Run, assert_ours_alone, assert_the_file_gives_the_same_table, ran
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "harvest.py"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, Path]:
-    """The object on the last line, the table above it, and the scratch folder, of a run of ours alone."""
-    scratch = tmp_path_factory.mktemp("scratch")
-    options = ["--shape", "tiny", "--rounds", "1", "--precisions", "bfloat16", "--contexts", "16", "--stream-tokens", "9000"]
-    finished = subprocess.run(
-        [sys.executable, str(PROGRAM), *options, "--peers", "--scratch", str(scratch / "work"), "--json", "--output", str(scratch / "found.json")],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    table, _, last = finished.stdout.strip().rpartition("\n")
-    return json.loads(last), table, scratch / "work"
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return ran(
+        PROGRAM,
+        tmp_path_factory.mktemp("scratch"),
+        "--shape",
+        "tiny",
+        "--rounds",
+        "1",
+        "--precisions",
+        "bfloat16",
+        "--contexts",
+        "16",
+        "--stream-tokens",
+        "9000",
+    )
 
 
-def test_the_last_line_holds_every_promised_figure(run: tuple[dict[str, Any], str, Path]) -> None:
-    """Without a peer there is no ratio, and nothing stands in for it."""
+def test_the_last_line_holds_every_promised_figure(run: Run) -> None:
     found, _, _ = run
-    assert found["peers"] == {}
-    assert found["ratio_to_best_peer"] is None
+    assert_ours_alone(found)
     assert 0 < found["fraction_of_limit"] < 2
-    assert found["ours"]["tokens_per_second"] > 0
-    assert found["ours"]["peak_mib"] >= found["ours"]["loaded_mib"] > 0
     assert {"warm", "cold"} <= found["stream"].keys()
     assert found["stream"]["tokens"] >= 9_000
     assert found["layers"] == [0, 1, 2, 3]
 
 
-def test_bytes_per_token_are_two_per_value_and_one_number(run: tuple[dict[str, Any], str, Path]) -> None:
+def test_bytes_per_token_are_two_per_value_and_one_number(run: Run) -> None:
     """32 values in bfloat16 and the document in int32, beside a header of a page per shard."""
     found, _, _ = run
     assert 2 * 32 + 4 <= found["bytes_per_token"] < 2 * 32 + 4 + 1
     assert found["overhead_of_two_bytes_per_value"] == pytest.approx(found["bytes_per_token"] / 64 - 1)
 
 
-def test_the_table_says_what_was_compared_and_nothing_is_left_on_disk(run: tuple[dict[str, Any], str, Path]) -> None:
+def test_the_table_says_what_was_compared_and_nothing_is_left_on_disk(run: Run) -> None:
     """Conditions stand below the table; model and caches are gone."""
     _, table, scratch = run
     assert "blocks up to the last hooked one" in table
@@ -54,14 +52,9 @@ def test_the_table_says_what_was_compared_and_nothing_is_left_on_disk(run: tuple
     assert not any(scratch.iterdir())
 
 
-def test_the_table_can_be_printed_again_from_the_file(run: tuple[dict[str, Any], str, Path]) -> None:
-    """The file holds the same object, date included, and gives the same table."""
-    found, table, scratch = run
-    file = scratch.parent / "found.json"
-    assert json.loads(file.read_text()) == found
-    again = subprocess.run([sys.executable, str(PROGRAM), "--render", str(file)], capture_output=True, text=True, check=True)
-    assert again.stdout.strip() == table.strip()
-    assert table.startswith(found["date"])
+def test_the_table_can_be_printed_again_from_the_file(run: Run) -> None:
+    assert_the_file_gives_the_same_table(PROGRAM, run)
+    assert run[1].startswith(run[0]["date"])
 
 
 def test_a_peer_without_environment_is_reported_with_the_command_that_builds_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def main() -> None:
     from sae_pipeline.corpora.sources.hub import HubDataset
     from sae_pipeline.errors import SaePipelineError
     from sae_pipeline.store import Store
-    from sae_pipeline.study.schema import HuggingFace
+    from sae_pipeline.study.text_sections import HuggingFace
 
     spool.PART_RECORDS, hub.MARK_EVERY = PART_RECORDS, MARK_EVERY
     pauses: list[float] = []

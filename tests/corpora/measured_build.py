@@ -25,7 +25,7 @@ from sae_pipeline.corpora.sources.local_files import LocalFiles
 from sae_pipeline.corpora.sources.records import RecordReader
 from sae_pipeline.corpora.sources.stored import StoredDocuments
 from sae_pipeline.store import Draft, Store
-from sae_pipeline.study.schema import Files
+from sae_pipeline.study.text_sections import Files
 
 mixing.BLOCK_TOKENS = 2**17
 """A quarter of a million tokens must be many blocks, as a billion tokens are with the usual size."""

@@ -14,7 +14,7 @@ from sae_pipeline.corpora.sources import open_source
 from sae_pipeline.store import Store
 from sae_pipeline.study import load_study
 from sae_pipeline.study.presets import ABOUT, catalogue
-from sae_pipeline.study.schema import HuggingFace
+from sae_pipeline.study.text_sections import HuggingFace
 
 PAIR = {"sentence1": "A premise.", "sentence2": "A consequence.", "label": 1, "idx": 0}
 JOINED = "A premise.\n\nA consequence."

@@ -14,7 +14,7 @@ from sae_pipeline.corpora.chat import Turn, Writing, turns_of
 from sae_pipeline.corpora.documents import Document
 from sae_pipeline.corpora.sources.records import RecordReader
 from sae_pipeline.errors import SourceError
-from sae_pipeline.study.schema import Records
+from sae_pipeline.study.text_sections import Records
 
 ASKED = [Turn("user", "Why?"), Turn("assistant", "So.")]
 MESSAGES = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]

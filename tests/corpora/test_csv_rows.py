@@ -15,7 +15,7 @@ from sae_pipeline.corpora.sources import compressed, csv_rows
 from sae_pipeline.corpora.sources.csv_rows import SWALLOWED, read_csv
 from sae_pipeline.corpora.sources.records import Malformed, RecordReader
 from sae_pipeline.errors import SourceError
-from sae_pipeline.study.schema import Records
+from sae_pipeline.study.text_sections import Records
 
 
 def rows_of(folder: Path, content: bytes) -> list[tuple[int, list[str] | str]]:

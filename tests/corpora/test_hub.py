@@ -19,7 +19,7 @@ from sae_pipeline.corpora.sources.hub import HubDataset
 from sae_pipeline.corpora.sources.row_stream import RowStream
 from sae_pipeline.errors import SourceError
 from sae_pipeline.store import Store
-from sae_pipeline.study.schema import HuggingFace
+from sae_pipeline.study.text_sections import HuggingFace
 
 README = """---
 configs:

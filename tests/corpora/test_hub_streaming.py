@@ -20,7 +20,7 @@ from loopback_hub import COMMIT, OLD_COMMIT, RETRY_AFTER, Hub, data_files, loopb
 
 from sae_pipeline.corpora.sources import open_source
 from sae_pipeline.store import Store
-from sae_pipeline.study.schema import HuggingFace
+from sae_pipeline.study.text_sections import HuggingFace
 
 README = """---
 configs:

@@ -13,7 +13,7 @@ from sae_pipeline.corpora.sources.installed import InstalledObjects, dealt_to
 from sae_pipeline.corpora.sources.parsing import DocumentedObject, parse_file
 from sae_pipeline.errors import SourceError
 from sae_pipeline.store import Store
-from sae_pipeline.study.schema import InstalledText
+from sae_pipeline.study.text_sections import InstalledText
 
 USES = ("installed_docs", "installed_code", "installed_instructions")
 LONG = "Say what this does, at a length that makes it worth reading as a document, which takes one hundred characters."

@@ -18,7 +18,7 @@ from sae_pipeline.corpora.sources.local_files import LocalFiles
 from sae_pipeline.corpora.sources.records import RecordReader
 from sae_pipeline.errors import SourceError
 from sae_pipeline.store import Store
-from sae_pipeline.study.schema import Files
+from sae_pipeline.study.text_sections import Files
 
 TEXTS = [f"document {i}, with a comma\nand a second line – é" for i in range(30)]
 

@@ -16,7 +16,7 @@ from sae_pipeline.corpora.sources import compressed
 from sae_pipeline.corpora.sources.local_files import LocalFiles
 from sae_pipeline.corpora.sources.records import RecordReader
 from sae_pipeline.errors import SourceError
-from sae_pipeline.study.schema import Files
+from sae_pipeline.study.text_sections import Files
 
 GOOD = b'{"text": "good"}\n'
 HEADER = b"text,n\n"

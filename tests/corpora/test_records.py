@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sae_pipeline.corpora.sources.records import Malformed, RecordReader
 from sae_pipeline.errors import SourceError
-from sae_pipeline.study.schema import Filter, Records
+from sae_pipeline.study.text_sections import Filter, Records
 
 
 def read(records: list[Any], **settings: Any) -> tuple[list[str], dict[str, int]]:

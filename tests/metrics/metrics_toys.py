@@ -151,6 +151,17 @@ def random_sae(d_model: int, d_sae: int, activation: str, generator: torch.Gener
     )
 
 
+def margins(sae: InferenceSAE, x: Tensor) -> Tensor:
+    """(n_tokens,) how near each token's activations (n_tokens, d_model) are to activating other latents, relative to its largest pre-activation."""
+    pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
+    if sae.k is not None:
+        ranked = pre.sort(dim=-1, descending=True).values
+        margin = ranked[:, sae.k - 1] - ranked[:, sae.k]
+    else:
+        margin = (pre - (0.0 if sae.threshold is None else sae.threshold)).abs().amin(-1)
+    return margin / pre.abs().amax(-1)
+
+
 def identity_sae(d_model: int) -> InferenceSAE:
     """Reconstructs exactly: a latent for each sign of each coordinate."""
     eye = torch.eye(d_model)

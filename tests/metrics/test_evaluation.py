@@ -19,6 +19,7 @@ from metrics_toys import (
     corpus_of,
     evaluated,
     identity_sae,
+    margins,
     numpy_metrics,
     random_corpus,
     random_sae,
@@ -55,13 +56,7 @@ def run(sae: InferenceSAE, x: Tensor, corpus: Corpus, model: LinearModel, **opti
 def decided_sae(architecture: str, x: Tensor, generator: torch.Generator) -> InferenceSAE:
     """A random SAE whose choice of active latents on `x` no rounding can turn: a property is not about exact ties."""
     sae = random_sae(D_MODEL, D_SAE, architecture, generator)
-    pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
-    if sae.k is not None:
-        ranked = pre.sort(dim=-1, descending=True).values
-        margin = ranked[:, sae.k - 1] - ranked[:, sae.k]
-    else:
-        margin = (pre - (0.0 if sae.threshold is None else sae.threshold)).abs().amin(-1)
-    assume(bool((margin > 1e-5 * pre.abs().amax(-1)).all()))
+    assume(bool((margins(sae, x) > 1e-5).all()))
     return sae
 
 

@@ -9,29 +9,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from metrics_toys import LinearModel, MemoryShards, evaluated, numpy_metrics, random_corpus, random_sae
+from metrics_toys import LinearModel, MemoryShards, evaluated, margins, numpy_metrics, random_corpus, random_sae
 from scipy.special import log_softmax
-from torch import Tensor
 
 from sae_pipeline.metrics.fidelity import TextBatch, token_losses
 from sae_pipeline.metrics.firing import FiringStatistics
 from sae_pipeline.metrics.reconstruction import add_per_document, token_terms
 from sae_pipeline.metrics.redundancy import decoder_redundancy
-from sae_pipeline.saes.inference import InferenceSAE
 
 D_MODEL, D_SAE, VOCABULARY = 16, 48, 60
 REL = 1e-6
-
-
-def clear_margins(sae: InferenceSAE, x: Tensor) -> Tensor:
-    """(n_tokens,) whether no latent of a token is within a thousandth of being chosen otherwise."""
-    pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
-    if sae.k is not None:
-        ranked = pre.sort(dim=-1, descending=True).values
-        margin = ranked[:, sae.k - 1] - ranked[:, sae.k]
-    else:
-        margin = (pre - (0.0 if sae.threshold is None else sae.threshold)).abs().amin(-1)
-    return margin > 1e-3 * pre.abs().amax(-1)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "jumprelu", "relu"])
@@ -42,7 +29,7 @@ def test_metrics_of_an_evaluation_equal_numpy_in_float64(architecture: str) -> N
     sae.b_enc[0], sae.b_enc[1] = -1e3, 1e2
     candidates = torch.randn(40 * VOCABULARY, D_MODEL, generator=generator) + 2.0
     candidates[::50] *= 30
-    embedding = candidates[clear_margins(sae, candidates)][:VOCABULARY]
+    embedding = candidates[margins(sae, candidates) > 1e-3][:VOCABULARY]
     assert len(embedding) == VOCABULARY
     corpus = random_corpus(230, 30, VOCABULARY, generator)
     model = LinearModel(embedding, 0.1 * torch.randn(D_MODEL, VOCABULARY, generator=generator))

@@ -9,7 +9,7 @@ import pytest
 
 from sae_pipeline.errors import StudyError
 from sae_pipeline.study import cells, load_study
-from sae_pipeline.study.schema import Chat, Source, Window
+from sae_pipeline.study.text_sections import Chat, Source, Window
 
 GOOD = """\
 name: example
@@ -164,17 +164,19 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_manual_page_is_written_from_the_schema_and_shows_every_section() -> None:
-    from sae_pipeline.study import manual, schema
+    from sae_pipeline.study import manual, schema, text_sections, training_sections
+    from sae_pipeline.study.section import Section
 
     assert (Path(__file__).parents[2] / "docs/study-file.md").read_text() == manual.page()
-    sections = {value for value in vars(schema).values() if isinstance(value, type) and issubclass(value, schema.Section)}
-    assert sections - {section for _, section in manual.PAGES} == {schema.Section, schema.Records}  # two bases, no sections
+    declared = [value for module in (schema, text_sections, training_sections) for value in vars(module).values()]
+    sections = {value for value in declared if isinstance(value, type) and issubclass(value, Section)}
+    assert sections - {shown for _, shown in manual.PAGES} == {Section, text_sections.Records}  # two bases, no sections
 
 
 def test_every_training_default_can_be_overridden_in_an_arm_within_the_same_limits() -> None:
     from pydantic import ValidationError
 
-    from sae_pipeline.study.schema import ArmGroup, TrainingDefaults
+    from sae_pipeline.study.training_sections import ArmGroup, TrainingDefaults
 
     for name in TrainingDefaults.model_fields:
         arm = {"architecture": "matryoshka" if name == "matryoshka_shares" else "topk", "k": 4}

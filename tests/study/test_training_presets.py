@@ -15,8 +15,8 @@ from sae_pipeline.stages.preflight import preflight
 from sae_pipeline.store import Home
 from sae_pipeline.study import Study, cells, load_study
 from sae_pipeline.study.manual import page
-from sae_pipeline.study.schema import ArmGroup, TrainingDefaults
 from sae_pipeline.study.training_presets import adjustments, as_json, factor_readings, lines, readings, training_presets
+from sae_pipeline.study.training_sections import ArmGroup, TrainingDefaults
 
 # Typed from the tables: share of the width, k, learning rate, sequences per batch, and what else the row has.
 BY_DOMAIN = {

@@ -15,7 +15,7 @@ from sae_pipeline.corpora.documents import Document
 if TYPE_CHECKING:
     from sae_pipeline.corpora.tokenization import TextTokenizer
     from sae_pipeline.store import Store
-    from sae_pipeline.study.schema import External
+    from sae_pipeline.study.text_sections import External
 
 __all__ = ["TextSource", "changed", "open_source"]
 

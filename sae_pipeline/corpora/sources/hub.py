@@ -27,7 +27,7 @@ from sae_pipeline.corpora.sources.row_stream import RowStream
 from sae_pipeline.corpora.sources.spool import Record, Spool
 from sae_pipeline.errors import SourceError
 from sae_pipeline.store import Store, digest
-from sae_pipeline.study.schema import HuggingFace
+from sae_pipeline.study.text_sections import HuggingFace
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

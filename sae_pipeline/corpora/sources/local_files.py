@@ -26,7 +26,7 @@ from sae_pipeline.corpora.sources.ordering import distinct, shuffled_in_window
 from sae_pipeline.corpora.sources.records import Malformed, RecordReader, Row
 from sae_pipeline.errors import SourceError
 from sae_pipeline.store.fingerprints import digest
-from sae_pipeline.study.schema import Files
+from sae_pipeline.study.text_sections import Files
 
 FORMAT_OF_SUFFIX = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".txt": "txt", ".text": "txt", ".md": "txt",

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sae_pipeline.corpora.chat import TURN_COLUMNS, Turn, Writing, turns_of
 from sae_pipeline.corpora.documents import Document, encodable
 from sae_pipeline.errors import SourceError
-from sae_pipeline.study.schema import Filter, Records
+from sae_pipeline.study.text_sections import Filter, Records
 
 if TYPE_CHECKING:
     from sae_pipeline.corpora.tokenization import TextTokenizer

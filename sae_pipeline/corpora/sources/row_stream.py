@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_pipeline.corpora.sources.spool import Record
-from sae_pipeline.study.schema import HuggingFace
+from sae_pipeline.study.text_sections import HuggingFace
 
 
 class RowStream:
