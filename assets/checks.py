@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from sae_pipeline.analysis.rubrics import load_rubric
+from sae_pipeline.analysis.health.rubrics import load_rubric
 from sae_pipeline.store import Artifact
 from sae_pipeline.study import Study
 
@@ -28,7 +28,7 @@ def health_check_results(study: Study, asset_key: dg.AssetKey, card: Artifact, p
     """
     import pandas as pd
 
-    from sae_pipeline.analysis.health_checks import health_checks
+    from sae_pipeline.analysis.health.checks import health_checks
 
     in_sample = [name for name, declared in study.held_out.items() if declared.kind == "in_sample"]
     found = health_checks(pd.read_parquet(card.file("health.parquet")), load_rubric(study.analysis.rubrics[0]), in_sample)

@@ -8,7 +8,7 @@ import numpy as np
 
 from sae_pipeline.analysis.bootstrap import METRICS, Array, Resamples, document_weights
 from sae_pipeline.analysis.tables import StudyTables
-from sae_pipeline.metrics.firing import firing_shares
+from sae_pipeline.metrics.latents.firing import firing_shares
 
 FIRING = ("dead_share", "dense_share@")
 """How the ids of metrics begin that need firings per document."""

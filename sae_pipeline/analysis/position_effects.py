@@ -16,8 +16,7 @@ import pandas as pd
 from sae_pipeline.activations.position_embeddings import CONDITIONS, Condition, why_not_applicable
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.analysis.bootstrap import document_weights, percentile_interval
-from sae_pipeline.metrics.position_pass import PositionText, Reading, SaeReading, read
-from sae_pipeline.metrics.positions import (
+from sae_pipeline.metrics.positions.profiles import (
     DECILE_COLUMNS,
     Array,
     Places,
@@ -27,6 +26,7 @@ from sae_pipeline.metrics.positions import (
     products,
     ratio,
 )
+from sae_pipeline.metrics.positions.reading import PositionText, Reading, SaeReading, read
 from sae_pipeline.saes.inference import InferenceSAE
 
 RECONSTRUCTED = "reconstructed"

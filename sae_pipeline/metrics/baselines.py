@@ -21,8 +21,8 @@ from sae_pipeline.activations.shards import ActivationShards
 from sae_pipeline.activations.statistics import NORM_QUANTILES
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.corpora.corpus import Corpus
-from sae_pipeline.metrics.fake_features import random_token_activations
 from sae_pipeline.metrics.fidelity import ablation_sums
+from sae_pipeline.metrics.latents.fake_features import random_token_activations
 from sae_pipeline.metrics.reconstruction import add_per_document, squared_norms
 from sae_pipeline.progress import track
 from sae_pipeline.store import Artifact

@@ -14,21 +14,21 @@ from sae_pipeline.activations.shards import ActivationShards
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.corpora.corpus import Corpus
 from sae_pipeline.errors import StorageError
-from sae_pipeline.metrics.activation_quantiles import DECILES, ActivationHistogram
 from sae_pipeline.metrics.baselines import Baseline
-from sae_pipeline.metrics.dense_latents import dense_latents
-from sae_pipeline.metrics.diversity import TopLatents, firing_spread
-from sae_pipeline.metrics.fake_features import fake_feature_ratio
+from sae_pipeline.metrics.decoder.diversity import TopLatents, firing_spread
+from sae_pipeline.metrics.decoder.redundancy import decoder_similarity
 from sae_pipeline.metrics.fidelity import LossSums, fidelity_sums
-from sae_pipeline.metrics.firing import FiringStatistics, firing_shares
-from sae_pipeline.metrics.firing_entries import firing_entries
+from sae_pipeline.metrics.latents.activation_quantiles import DECILES, ActivationHistogram
+from sae_pipeline.metrics.latents.dense_latents import dense_latents
+from sae_pipeline.metrics.latents.fake_features import fake_feature_ratio
+from sae_pipeline.metrics.latents.firing import FiringStatistics, firing_shares
+from sae_pipeline.metrics.latents.firing_entries import firing_entries
+from sae_pipeline.metrics.latents.top_contexts import TopContexts
 from sae_pipeline.metrics.ratios import centred_squares, metrics_from_sums
 from sae_pipeline.metrics.reconstruction import TERMS, add_per_document, token_chunks, token_terms, wide
-from sae_pipeline.metrics.redundancy import decoder_similarity
 from sae_pipeline.metrics.registry import METRICS
 from sae_pipeline.metrics.rivals import RivalBatch, RivalSums
 from sae_pipeline.metrics.token_batches import TokenBatch, token_batches
-from sae_pipeline.metrics.top_contexts import TopContexts
 from sae_pipeline.progress import track
 from sae_pipeline.saes.inference import InferenceSAE
 from sae_pipeline.store import write_json

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from sae_pipeline.analysis.rubrics import load_rubrics
+from sae_pipeline.analysis.health.rubrics import load_rubrics
 from sae_pipeline.analysis.tables import StudyTables, evaluation_sets
 from sae_pipeline.reports import conclusions, factors
 from sae_pipeline.reports.activations import activations_section

@@ -7,10 +7,10 @@ from functools import partial
 
 import pandas as pd
 
-from sae_pipeline.analysis import health_tables
-from sae_pipeline.analysis.bands import NOT_JUDGED, SEVERITY
-from sae_pipeline.analysis.marks import OVERALL, bottom_lines, disagreements, shown
-from sae_pipeline.analysis.rubrics import Rubric, first_with
+from sae_pipeline.analysis.health import tables as health_tables
+from sae_pipeline.analysis.health.bands import NOT_JUDGED, SEVERITY
+from sae_pipeline.analysis.health.marks import OVERALL, bottom_lines, disagreements, shown
+from sae_pipeline.analysis.health.rubrics import Rubric, first_with
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.reports import figures
 from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sae_pipeline.metrics.positions import DECILE_COLUMNS, TWO_PEAKS
+from sae_pipeline.metrics.positions.profiles import DECILE_COLUMNS, TWO_PEAKS
 from sae_pipeline.reports import position_figures
 from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
 from sae_pipeline.reports.evidence import rows_of

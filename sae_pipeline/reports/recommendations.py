@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from sae_pipeline.analysis.proposals import IN_STUDY, NOT_POSSIBLE, TO_TRAIN
+from sae_pipeline.analysis.improving.proposals import IN_STUDY, NOT_POSSIBLE, TO_TRAIN
 from sae_pipeline.reports.blocks import Section, Table, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.wording import NONE, counted, listed

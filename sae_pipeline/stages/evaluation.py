@@ -91,7 +91,7 @@ def measure_baseline(ctx: StudyContext, held_out: str, point: HookPoint) -> Arti
 def _random_text(ctx: StudyContext, model: SubjectModel) -> Tensor | None:
     """Contexts of random token ids, the same for every set and layer; None when the study asks for none."""
     from sae_pipeline.corpora.tokenization import TextTokenizer
-    from sae_pipeline.metrics.fake_features import random_token_ids
+    from sae_pipeline.metrics.latents.fake_features import random_token_ids
 
     length, tokens = ctx.study.activations.context_length, ctx.study.evaluation.random_tokens
     if tokens == 0:

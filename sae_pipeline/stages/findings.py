@@ -14,7 +14,7 @@ from sae_pipeline.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sae_pipeline.analysis.proposals import Plan
+    from sae_pipeline.analysis.improving.proposals import Plan
     from sae_pipeline.analysis.tables import StudyTables
 
 STAGE = "findings"
@@ -75,9 +75,9 @@ def _advice(ctx: StudyContext, gathered: Artifact, gaps: pd.DataFrame) -> tuple[
     """Causes of the SAEs' health problems, and the arms proposed for them."""
     import pandas as pd
 
-    from sae_pipeline.analysis import proposals
-    from sae_pipeline.analysis.root_causes import diagnose
-    from sae_pipeline.analysis.rubrics import load_rubrics
+    from sae_pipeline.analysis.health.rubrics import load_rubrics
+    from sae_pipeline.analysis.improving import proposals
+    from sae_pipeline.analysis.improving.root_causes import diagnose
 
     record = subject.need(ctx).record
     causes = diagnose(
@@ -95,7 +95,7 @@ def proposed(ctx: StudyContext) -> Plan:
     """The study with every arm proposed for it; its findings must exist."""
     import pandas as pd
 
-    from sae_pipeline.analysis.proposals import propose
+    from sae_pipeline.analysis.improving.proposals import propose
 
     return propose(ctx.study, pd.read_parquet(need(ctx).file("root_causes.parquet")), subject.need(ctx).record["d_model"])
 

@@ -220,8 +220,8 @@ def gather(ctx: StudyContext) -> Artifact | None:
             return draft
         import pandas as pd
 
-        from sae_pipeline.analysis.marks import judge
-        from sae_pipeline.analysis.rubrics import load_rubrics
+        from sae_pipeline.analysis.health.marks import judge
+        from sae_pipeline.analysis.health.rubrics import load_rubrics
 
         evaluations = [(each.record["sae_id"], name, evaluated) for each in known for name, evaluated in each.evaluations.items()]
         frames = {SAES: pd.DataFrame([_described(each) for each in known]).astype(NULLABLE), METRICS: metrics_rows(ctx, evaluations)}
@@ -268,8 +268,8 @@ def health(ctx: StudyContext, foreign: ForeignSAE) -> tuple[pd.DataFrame, list[s
     """Rows like those of ``health`` of an evaluated foreign SAE, and a worded conclusion by each rubric of the study."""
     import pandas as pd
 
-    from sae_pipeline.analysis.marks import bottom_lines
-    from sae_pipeline.analysis.rubrics import load_rubrics
+    from sae_pipeline.analysis.health.marks import bottom_lines
+    from sae_pipeline.analysis.health.rubrics import load_rubrics
 
     gathered = gather(ctx)
     assert gathered is not None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sae_pipeline.analysis.contrasts import Evidence
-    from sae_pipeline.analysis.proposals import Plan, Proposal
+    from sae_pipeline.analysis.improving.proposals import Plan, Proposal
     from sae_pipeline.analysis.tables import StudyTables
     from sae_pipeline.study import Cell
 
@@ -32,7 +32,7 @@ class Improvement:
     """What came of comparing the proposed arms."""
 
     table: pd.DataFrame
-    """Rows of :data:`sae_pipeline.analysis.improvements.COLUMNS`."""
+    """Rows of :data:`sae_pipeline.analysis.improving.verdicts.COLUMNS`."""
     folder: Path
     kept: Path | None
     """The study with the arms that are kept; None where none is."""
@@ -45,7 +45,7 @@ def folder(ctx: StudyContext) -> Path:
 
 def write_proposed(ctx: StudyContext) -> Path | None:
     """Write the proposed study of a finished one; None where the rules propose nothing that can be compared."""
-    from sae_pipeline.analysis.proposals import comments
+    from sae_pipeline.analysis.improving.proposals import comments
 
     plan = findings.proposed(ctx)
     if not _possible(plan):
@@ -64,8 +64,8 @@ def judge(ctx: StudyContext, proposed: StudyContext) -> Improvement:
     """
     import pandas as pd
 
-    from sae_pipeline.analysis.improvements import KEPT, compare
-    from sae_pipeline.analysis.proposals import with_kept
+    from sae_pipeline.analysis.improving.proposals import with_kept
+    from sae_pipeline.analysis.improving.verdicts import KEPT, compare
 
     plan = findings.proposed(ctx)
     study_tables = tables.study_tables(tables.need(proposed))
@@ -123,7 +123,7 @@ def firings(ctx: StudyContext, cell: Cell, label: str, held_out: str) -> np.ndar
     """(n_documents, d_sae) firings of one SAE per document of a set, in the order of the documents' hashes."""
     from sae_pipeline.corpora.corpus import Corpus
     from sae_pipeline.metrics.baselines import Baseline
-    from sae_pipeline.metrics.document_firing import firings_per_document
+    from sae_pipeline.metrics.latents.document_firing import firings_per_document
 
     lane = f"held_out/{held_out}"
     baseline = Baseline.load(evaluation.need_baseline(ctx, held_out, cell.point))

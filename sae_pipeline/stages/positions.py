@@ -79,7 +79,7 @@ def measure(ctx: StudyContext, point: HookPoint) -> Artifact:
             return draft
         from sae_pipeline.analysis.position_effects import measure_positions
         from sae_pipeline.corpora.corpus import Corpus
-        from sae_pipeline.metrics.position_pass import PositionText
+        from sae_pipeline.metrics.positions.reading import PositionText
 
         settings = slices.positions(ctx.study)
         with ctx.compute.lease() as device:

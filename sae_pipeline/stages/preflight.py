@@ -33,7 +33,7 @@ def preflight(ctx: StudyContext) -> None:
     """
     _home_is_writable(ctx.home.root)
     ctx.compute.devices()
-    from sae_pipeline.analysis.rubrics import load_rubrics
+    from sae_pipeline.analysis.health.rubrics import load_rubrics
 
     load_rubrics(ctx.study.analysis.rubrics)
     _corpora_fit(ctx)

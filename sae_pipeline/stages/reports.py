@@ -93,7 +93,7 @@ def _publish(ctx: StudyContext, artifact: Artifact) -> None:
 
 def _proposed_study(ctx: StudyContext) -> str | None:
     """The file of the proposed study, or None where no arm is proposed. Apart from the stored report, which knows no paths of this machine."""
-    from sae_pipeline.analysis.proposals import TO_TRAIN, comments
+    from sae_pipeline.analysis.improving.proposals import TO_TRAIN, comments
 
     plan = findings.proposed(ctx)
     return as_yaml(plan.study, comments(plan)) if any(proposal.status == TO_TRAIN for proposal in plan.proposals) else None

@@ -49,8 +49,8 @@ def draw(ctx: StudyContext, mix: str, point: HookPoint) -> Artifact:
             return draft
         import pandas as pd
 
-        from sae_pipeline.analysis.marks import disagreements, judge
-        from sae_pipeline.analysis.rubrics import load_rubrics
+        from sae_pipeline.analysis.health.marks import disagreements, judge
+        from sae_pipeline.analysis.health.rubrics import load_rubrics
 
         described: list[dict[str, Any]] = []
         metrics: list[pd.DataFrame] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sae_pipeline.analysis.rubric_files import rubric_path
+from sae_pipeline.analysis.health.rubric_files import rubric_path
 from sae_pipeline.corpora.chat import TEMPLATES_VERSION
 from sae_pipeline.corpora.sources.records import READER_VERSION
 from sae_pipeline.stages.warm_starts import contents_in_place_of_paths

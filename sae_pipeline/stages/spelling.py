@@ -58,8 +58,8 @@ def read_words(ctx: StudyContext, point: HookPoint, model: SubjectModel) -> Arti
         if isinstance(draft, Artifact):
             return draft
         from sae_pipeline.corpora.tokenization import TextTokenizer
-        from sae_pipeline.metrics.absorption import NotApplicable
-        from sae_pipeline.metrics.spelling import spelling_words, write_words
+        from sae_pipeline.metrics.spelling.absorption import NotApplicable
+        from sae_pipeline.metrics.spelling.words import spelling_words, write_words
 
         limit = ctx.study.evaluation.spelling_words
         found = subject.need(ctx)
@@ -87,8 +87,8 @@ def absorption(ctx: StudyContext, point: HookPoint, stored: dict[str, Artifact])
     words_of = ctx.store.open(STAGE, fingerprint(ctx, point))
     if words_of.summary["not_applicable"] is not None:
         return {}
-    from sae_pipeline.metrics.absorption import NotApplicable, WordActivations, first_letter_absorption
-    from sae_pipeline.metrics.spelling import read_words as read
+    from sae_pipeline.metrics.spelling.absorption import NotApplicable, WordActivations, first_letter_absorption
+    from sae_pipeline.metrics.spelling.words import read_words as read
     from sae_pipeline.stages.evaluation import load_sae
 
     words: WordActivations | NotApplicable | None = None

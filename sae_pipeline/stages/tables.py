@@ -118,7 +118,7 @@ def gather(ctx: StudyContext) -> Artifact:
             return draft
         import pandas as pd
 
-        from sae_pipeline.metrics.dense_latents import filter_sets
+        from sae_pipeline.metrics.latents.dense_latents import filter_sets
         from sae_pipeline.metrics.registry import registry_frame
 
         cards = _scorecards(ctx)

@@ -58,7 +58,7 @@ class Analysis(Section):
     rubrics: tuple[str, ...] = Field(
         ("house.v1", "seed1.v1", "seed4.tiers", "seed4.alerts"),
         min_length=1,
-        description="health rubrics: names in sae_pipeline/analysis/rubrics or paths to YAML files; the first gives the bottom lines and the asset checks, "
+        description="health rubrics: names in sae_pipeline/analysis/health/rubrics or paths to YAML files; the first gives the bottom lines and the asset checks, "
         "the others are shown beside it",
     )
 

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sae_pipeline.analysis.health_checks import HealthCheck, health_checks
-from sae_pipeline.analysis.marks import judge
-from sae_pipeline.analysis.rubrics import Rubric, load_rubric
+from sae_pipeline.analysis.health.checks import HealthCheck, health_checks
+from sae_pipeline.analysis.health.marks import judge
+from sae_pipeline.analysis.health.rubrics import Rubric, load_rubric
 
 BANDS = [
     {"mark": "good", "range": "[0, 1]", "source": "s"},

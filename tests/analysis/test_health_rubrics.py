@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_pipeline.analysis.bands import JudgedMetric
-from sae_pipeline.analysis.marks import COLUMNS, bottom_lines, judge, with_judged_quantities
-from sae_pipeline.analysis.rubric_files import rubric_path
-from sae_pipeline.analysis.rubrics import Rubric, load_rubric, load_rubrics
+from sae_pipeline.analysis.health.bands import JudgedMetric
+from sae_pipeline.analysis.health.marks import COLUMNS, bottom_lines, judge, with_judged_quantities
+from sae_pipeline.analysis.health.rubric_files import rubric_path
+from sae_pipeline.analysis.health.rubrics import Rubric, load_rubric, load_rubrics
 from sae_pipeline.errors import StudyError
 
 HOUSE = load_rubric("house.v1")

@@ -12,9 +12,9 @@ import pytest
 from sae_pipeline.analysis.bootstrap import document_weights
 from sae_pipeline.analysis.contrasts import Evidence
 from sae_pipeline.analysis.firing_resamples import FiringResamples, needs_firings
-from sae_pipeline.analysis.improvements import compare, verdict
-from sae_pipeline.analysis.proposals import TO_TRAIN, Proposal
-from sae_pipeline.analysis.root_cause_rules import Rule, root_causes
+from sae_pipeline.analysis.improving.proposals import TO_TRAIN, Proposal
+from sae_pipeline.analysis.improving.root_cause_rules import Rule, root_causes
+from sae_pipeline.analysis.improving.verdicts import compare, verdict
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.study.schema import Study
 

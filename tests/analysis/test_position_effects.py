@@ -13,8 +13,8 @@ import torch
 from sae_pipeline.activations.position_embeddings import CONDITIONS
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.analysis.position_effects import CURVE_COLUMNS, EFFECT_COLUMNS, TOKENS_KEPT, PositionEffects, token_rows
-from sae_pipeline.metrics.position_pass import PositionText, Reading, read
-from sae_pipeline.metrics.positions import DECILE_COLUMNS
+from sae_pipeline.metrics.positions.profiles import DECILE_COLUMNS
+from sae_pipeline.metrics.positions.reading import PositionText, Reading, read
 
 SAE = "MIX.L00.x02.topk"
 

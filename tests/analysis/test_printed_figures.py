@@ -9,10 +9,10 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from sae_pipeline.analysis.bands import SIGN_OF
-from sae_pipeline.analysis.health_tables import across_sets, always_on, layer_rows, tier_rows, worst_rows
-from sae_pipeline.analysis.marks import OVERALL, bottom_lines, disagreements, judge
-from sae_pipeline.analysis.rubrics import load_rubrics
+from sae_pipeline.analysis.health.bands import SIGN_OF
+from sae_pipeline.analysis.health.marks import OVERALL, bottom_lines, disagreements, judge
+from sae_pipeline.analysis.health.rubrics import load_rubrics
+from sae_pipeline.analysis.health.tables import across_sets, always_on, layer_rows, tier_rows, worst_rows
 
 HOUSE, SEED1, TIERS, ALERTS = RUBRICS = load_rubrics(["house.v1", "seed1.v1", "seed4.tiers", "seed4.alerts"])
 TICK, WARNING, CROSS = "tick", "warning", "cross"

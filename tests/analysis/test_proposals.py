@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sae_pipeline.analysis.proposals import Plan, Proposal, comments, frame, propose, with_kept
-from sae_pipeline.analysis.root_cause_rules import Remedy, RootCauses, root_causes
+from sae_pipeline.analysis.improving.proposals import Plan, Proposal, comments, frame, propose, with_kept
+from sae_pipeline.analysis.improving.root_cause_rules import Remedy, RootCauses, root_causes
 from sae_pipeline.study import Study, cells
 from sae_pipeline.study.cells import declared
 from sae_pipeline.study.fragments import as_written

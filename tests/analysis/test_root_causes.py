@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from sae_pipeline.analysis.root_cause_rules import DERIVED, RootCauses, Rule, root_causes
-from sae_pipeline.analysis.root_causes import MARK, diagnose, holds, shared_text
+from sae_pipeline.analysis.improving.root_cause_rules import DERIVED, RootCauses, Rule, root_causes
+from sae_pipeline.analysis.improving.root_causes import MARK, diagnose, holds, shared_text
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.metrics.registry import METRICS
 from sae_pipeline.saes.arm import Arm

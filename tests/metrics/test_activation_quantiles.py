@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_pipeline.metrics.activation_quantiles import DECILES, ActivationHistogram
-from sae_pipeline.metrics.firing_entries import firing_entries
+from sae_pipeline.metrics.latents.activation_quantiles import DECILES, ActivationHistogram
+from sae_pipeline.metrics.latents.firing_entries import firing_entries
 
 
 def deciles(*chunks: torch.Tensor) -> np.ndarray:

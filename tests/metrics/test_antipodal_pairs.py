@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_pipeline.metrics.redundancy import decoder_redundancy, decoder_similarity
+from sae_pipeline.metrics.decoder.redundancy import decoder_redundancy, decoder_similarity
 
 
 def test_pairs_are_antipodal_below_the_cut() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from sae_pipeline.metrics.dense_latents import dense_latents, filter_sets
+from sae_pipeline.metrics.latents.dense_latents import dense_latents, filter_sets
 
 
 def test_ids_lie_strictly_above_each_cut_with_their_density() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from metrics_toys import MemoryShards, identity_sae, random_sae
 
-from sae_pipeline.metrics.document_firing import firings_per_document
-from sae_pipeline.metrics.firing import FiringStatistics
+from sae_pipeline.metrics.latents.document_firing import firings_per_document
+from sae_pipeline.metrics.latents.firing import FiringStatistics
 
 
 def test_every_document_counts_its_own_tokens() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from metrics_toys import random_sae
 
 from sae_pipeline.errors import SubjectError
-from sae_pipeline.metrics.fake_features import fake_feature_ratio, random_token_activations, random_token_ids
+from sae_pipeline.metrics.latents.fake_features import fake_feature_ratio, random_token_activations, random_token_ids
 from sae_pipeline.saes.inference import InferenceSAE
 
 

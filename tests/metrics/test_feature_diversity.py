@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_pipeline.metrics import diversity
-from sae_pipeline.metrics.diversity import TopLatents, firing_spread
+from sae_pipeline.metrics.decoder import diversity
+from sae_pipeline.metrics.decoder.diversity import TopLatents, firing_spread
 
 
 def _one_hot(strongest: list[int | None], d_sae: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_pipeline.metrics.firing import FiringStatistics, firing_shares
+from sae_pipeline.metrics.latents.firing import FiringStatistics, firing_shares
 
 
 def test_counts_moments_and_maximum_equal_their_values_by_hand() -> None:

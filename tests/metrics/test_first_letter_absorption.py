@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_pipeline.metrics.absorption import Absorption, NotApplicable, WordActivations, absorbed, first_letter_absorption
+from sae_pipeline.metrics.spelling.absorption import Absorption, NotApplicable, WordActivations, absorbed, first_letter_absorption
 from sae_pipeline.saes.inference import InferenceSAE
 
 PER_LETTER = 10

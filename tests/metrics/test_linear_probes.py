@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
-from sae_pipeline.metrics.probing import f1_scores, ridge_probes, sparse_probes
+from sae_pipeline.metrics.spelling.probing import f1_scores, ridge_probes, sparse_probes
 
 X = np.array([[0.2, 1.0], [1.1, -0.3], [0.4, 0.9], [-0.7, 0.1], [1.5, 0.6], [-0.2, -1.2], [0.0, 0.3], [2.0, -1.0]])
 Y = np.array([[1, 0], [0, 1], [1, 0], [0, 0], [0, 1], [0, 0], [0, 0], [0, 1]], dtype=bool)

@@ -12,10 +12,10 @@ import torch
 from metrics_toys import LinearModel, MemoryShards, evaluated, margins, numpy_metrics, random_corpus, random_sae
 from scipy.special import log_softmax
 
+from sae_pipeline.metrics.decoder.redundancy import decoder_redundancy
 from sae_pipeline.metrics.fidelity import TextBatch, token_losses
-from sae_pipeline.metrics.firing import FiringStatistics
+from sae_pipeline.metrics.latents.firing import FiringStatistics
 from sae_pipeline.metrics.reconstruction import add_per_document, token_terms
-from sae_pipeline.metrics.redundancy import decoder_redundancy
 
 D_MODEL, D_SAE, VOCABULARY = 16, 48, 60
 REL = 1e-6

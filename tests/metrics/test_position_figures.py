@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sae_pipeline.metrics.positions import (
+from sae_pipeline.metrics.positions.profiles import (
     TWO_PEAKS,
     Places,
     bimodality_coefficient,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_pipeline.metrics.redundancy import decoder_redundancy
+from sae_pipeline.metrics.decoder.redundancy import decoder_redundancy
 
 
 def test_cosines_of_four_rows_by_hand() -> None:

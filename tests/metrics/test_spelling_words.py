@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.corpora.tokenization import TextTokenizer
-from sae_pipeline.metrics.absorption import NotApplicable, WordActivations
-from sae_pipeline.metrics.spelling import read_words, spelling_words, write_words
+from sae_pipeline.metrics.spelling.absorption import NotApplicable, WordActivations
+from sae_pipeline.metrics.spelling.words import read_words, spelling_words, write_words
 
 QUESTION = [" has", " the", " first", " letter", ":"]
 PROMPT_TOKENS = 1 + 11 * 7 + 10  # BOS, lines of newline, word and question, and the letters of the ten before the last

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metrics_toys import corpus_of
 
-from sae_pipeline.metrics.firing_entries import firing_entries
-from sae_pipeline.metrics.top_contexts import TopContexts
+from sae_pipeline.metrics.latents.firing_entries import firing_entries
+from sae_pipeline.metrics.latents.top_contexts import TopContexts
 
 # Two contexts of four tokens: BOS, then documents 0, 0, 1 and 1, 2, 2.
 CORPUS = corpus_of(torch.tensor([[0, 5, 6, 7], [0, 8, 9, 5]]), torch.tensor([[-1, 0, 0, 1], [-1, 1, 2, 2]]))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from small_study import SmallStudy
 
-from sae_pipeline.metrics import spelling as spelling_metrics
-from sae_pipeline.metrics.absorption import NotApplicable, WordActivations
+from sae_pipeline.metrics.spelling import words as spelling_metrics
+from sae_pipeline.metrics.spelling.absorption import NotApplicable, WordActivations
 from sae_pipeline.saes.inference import InferenceSAE
 from sae_pipeline.stages import spelling, subject
 from sae_pipeline.stages.context import StudyContext

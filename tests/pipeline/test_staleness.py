@@ -121,7 +121,7 @@ def test_a_recipe_that_gives_the_same_text_stops_at_the_corpora_and_what_lists_t
 
 
 def test_another_rubric_name_rejudges_without_evaluating(finished: SmallStudy, tmp_path: Path) -> None:
-    import sae_pipeline.analysis.rubric_files as rubric_files
+    import sae_pipeline.analysis.health.rubric_files as rubric_files
 
     own = tmp_path / "own.yaml"
     own.write_text(rubric_files.rubric_path("house.v1").read_text().replace("house.v1", "own.v1"))

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from sae_pipeline.analysis import generalisation as gaps
-from sae_pipeline.analysis import proposals as arms
-from sae_pipeline.analysis import root_causes as causes
+from sae_pipeline.analysis.improving import proposals as arms
+from sae_pipeline.analysis.improving import root_causes as causes
 
 SAE = "PRE.L01.x04.topk-k16-t50k-s0"
 

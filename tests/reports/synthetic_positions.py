@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from sae_pipeline.metrics.positions import DECILE_COLUMNS
+from sae_pipeline.metrics.positions.profiles import DECILE_COLUMNS
 
 LENGTH = 33
 LAYERS = (1, 3)

@@ -10,8 +10,8 @@ import pandas as pd
 import synthetic_advice
 import synthetic_text
 
-from sae_pipeline.analysis.marks import judge
-from sae_pipeline.analysis.rubrics import load_rubrics
+from sae_pipeline.analysis.health.marks import judge
+from sae_pipeline.analysis.health.rubrics import load_rubrics
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.study import Study
 

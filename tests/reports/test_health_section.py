@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import synthetic_study
 
-from sae_pipeline.analysis.marks import judge
-from sae_pipeline.analysis.rubrics import Rubric, load_rubrics
+from sae_pipeline.analysis.health.marks import judge
+from sae_pipeline.analysis.health.rubrics import Rubric, load_rubrics
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.reports.blocks import Section, Table
 from sae_pipeline.reports.health import health_section

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from sae_pipeline.analysis.bands import NOT_JUDGED, SEVERITY
-from sae_pipeline.analysis.rubrics import Rubric
-from sae_pipeline.metrics.dense_latents import dense_latents
+from sae_pipeline.analysis.health.bands import NOT_JUDGED, SEVERITY
+from sae_pipeline.analysis.health.rubrics import Rubric
+from sae_pipeline.metrics.latents.dense_latents import dense_latents
 
 ALWAYS_ON = "0.8"
 """Share of tokens above which a latent is always on; the cut of ``dense_share@0.8``."""

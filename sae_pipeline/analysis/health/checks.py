@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from sae_pipeline.analysis.bands import NOT_JUDGED, SEVERITY
-from sae_pipeline.analysis.health_tables import worst_rows
-from sae_pipeline.analysis.rubrics import Rubric
+from sae_pipeline.analysis.health.bands import NOT_JUDGED, SEVERITY
+from sae_pipeline.analysis.health.rubrics import Rubric
+from sae_pipeline.analysis.health.tables import worst_rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from sae_pipeline.analysis.bands import NOT_JUDGED, SEVERITY, SIGN_OF, Band, Gap, JudgedMetric, Reading
-from sae_pipeline.analysis.intervals import Range
-from sae_pipeline.analysis.rubrics import Rubric
+from sae_pipeline.analysis.health.bands import NOT_JUDGED, SEVERITY, SIGN_OF, Band, Gap, JudgedMetric, Reading
+from sae_pipeline.analysis.health.intervals import Range
+from sae_pipeline.analysis.health.rubrics import Rubric
 
 COLUMNS = ["sae_id", "evaluation_set", "rubric", "metric", "value", "mark", "band", "note", "called"]
 

@@ -19,12 +19,12 @@ from sae_pipeline.activations.position_embeddings import Condition, positions_un
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.corpora.corpus import Corpus
 from sae_pipeline.corpora.packing import SPECIAL
-from sae_pipeline.metrics.activation_quantiles import ActivationHistogram
 from sae_pipeline.metrics.baselines import document_rows
 from sae_pipeline.metrics.fidelity import TextBatch, reconstructed, scored_contexts, text_batches, token_losses
-from sae_pipeline.metrics.firing import FiringStatistics
-from sae_pipeline.metrics.firing_entries import firing_entries
-from sae_pipeline.metrics.positions import DECILE_COLUMNS, Places
+from sae_pipeline.metrics.latents.activation_quantiles import ActivationHistogram
+from sae_pipeline.metrics.latents.firing import FiringStatistics
+from sae_pipeline.metrics.latents.firing_entries import firing_entries
+from sae_pipeline.metrics.positions.profiles import DECILE_COLUMNS, Places
 from sae_pipeline.metrics.reconstruction import squared_norms, token_chunks, wide
 from sae_pipeline.progress import track
 from sae_pipeline.saes.inference import InferenceSAE

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from sae_pipeline.analysis.remedies import Draft, Impossible, Setting, drafted, settings_of
-from sae_pipeline.analysis.root_cause_rules import Remedy, RootCauses, Rule, root_causes
+from sae_pipeline.analysis.improving.remedies import Draft, Impossible, Setting, drafted, settings_of
+from sae_pipeline.analysis.improving.root_cause_rules import Remedy, RootCauses, Rule, root_causes
 from sae_pipeline.study.cells import cell, cells, declared
 from sae_pipeline.study.fragments import NAME_LENGTH, as_written, derived_name, extended
 from sae_pipeline.study.schema import Study
@@ -55,7 +55,7 @@ def propose(study: Study, causes: pd.DataFrame, d_model: int, rules: RootCauses 
 
     Args:
         study: the study as loaded.
-        causes: rows of :func:`sae_pipeline.analysis.root_causes.diagnose`.
+        causes: rows of :func:`sae_pipeline.analysis.improving.root_causes.diagnose`.
         d_model: width of the subject.
         rules: None takes those that come with the package.
     """

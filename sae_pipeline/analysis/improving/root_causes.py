@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from sae_pipeline.analysis.root_cause_rules import Condition, RootCauses, Rule, root_causes
+from sae_pipeline.analysis.improving.root_cause_rules import Condition, RootCauses, Rule, root_causes
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.study.schema import Study
 

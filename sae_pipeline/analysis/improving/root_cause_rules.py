@@ -149,5 +149,5 @@ class RootCauses(_Section):
 @cache
 def root_causes() -> RootCauses:
     """The rules that come with the package."""
-    data: Any = yaml.safe_load((resources.files("sae_pipeline.analysis") / FILE).read_text(encoding="utf-8"))
+    data: Any = yaml.safe_load((resources.files("sae_pipeline.analysis.improving") / FILE).read_text(encoding="utf-8"))
     return RootCauses.model_validate(data)

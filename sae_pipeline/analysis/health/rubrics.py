@@ -16,9 +16,9 @@ from typing import Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from sae_pipeline.analysis.bands import SIGN_OF, JudgedMetric, Mark, RubricSection, Sign, When
-from sae_pipeline.analysis.intervals import Interval
-from sae_pipeline.analysis.rubric_files import rubric_path
+from sae_pipeline.analysis.health.bands import SIGN_OF, JudgedMetric, Mark, RubricSection, Sign, When
+from sae_pipeline.analysis.health.intervals import Interval
+from sae_pipeline.analysis.health.rubric_files import rubric_path
 from sae_pipeline.errors import StudyError
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.corpora.tokenization import TextTokenizer
-from sae_pipeline.metrics.absorption import LETTERS, LETTERS_NEEDED, NotApplicable, WordActivations
+from sae_pipeline.metrics.spelling.absorption import LETTERS, LETTERS_NEEDED, NotApplicable, WordActivations
 from sae_pipeline.progress import track
 
 EXAMPLES = 10

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sae_pipeline.analysis.intervals import Interval, pieces
+from sae_pipeline.analysis.health.intervals import Interval, pieces
 
 Mark = Literal["good", "acceptable", "warning", "poor"]
 SEVERITY = {"good": 0, "acceptable": 1, "warning": 2, "poor": 3}

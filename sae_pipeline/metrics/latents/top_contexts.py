@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.corpora.corpus import Corpus
-from sae_pipeline.metrics.firing_entries import FiringEntries
+from sae_pipeline.metrics.latents.firing_entries import FiringEntries
 
 
 class TopContexts:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sae_pipeline.analysis.contrasts import Evidence
-from sae_pipeline.analysis.proposals import Proposal
+from sae_pipeline.analysis.improving.proposals import Proposal
 from sae_pipeline.analysis.tables import evaluation_sets
 from sae_pipeline.analysis.verdicts import verdict_of
 

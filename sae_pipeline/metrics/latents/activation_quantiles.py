@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sae_pipeline.metrics.firing_entries import FiringEntries
+from sae_pipeline.metrics.latents.firing_entries import FiringEntries
 
 CELLS_PER_OCTAVE = 16
 """Cells between a power of two and the next: a cell's middle is within 1/32 (3.2 %) of every value in it."""

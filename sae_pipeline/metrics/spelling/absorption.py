@@ -25,8 +25,8 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 
-from sae_pipeline.metrics.probing import f1_scores, ridge_probes, sparse_probes
 from sae_pipeline.metrics.reconstruction import token_chunks
+from sae_pipeline.metrics.spelling.probing import f1_scores, ridge_probes, sparse_probes
 from sae_pipeline.saes.inference import InferenceSAE
 
 LETTERS = ascii_lowercase
@@ -145,7 +145,7 @@ def first_letter_absorption(sae: InferenceSAE, words: WordActivations) -> Absorp
 
     Args:
         sae: with its inference rule, in raw model units.
-        words: activations of the SAE's site, from :func:`sae_pipeline.metrics.spelling.spelling_words`.
+        words: activations of the SAE's site, from :func:`sae_pipeline.metrics.spelling.words.spelling_words`.
 
     Returns:
         The measure, or why the site does not allow it.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sae_pipeline.analysis.root_cause_rules import Change, Remedy
+from sae_pipeline.analysis.improving.root_cause_rules import Change, Remedy
 from sae_pipeline.analysis.tables import regime
 from sae_pipeline.saes.arm import READ_BY, Arm
 from sae_pipeline.store import digest
