@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= studies/quickstart.yaml
 
-.PHONY: demo test check ui small benchmarks clean
+.PHONY: demo test check ui small docs benchmarks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sae-pipeline run $(STUDY)
@@ -21,6 +21,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/harvest.py --build-peers --output benchmarks/results/harvest-small.json
 	$(BIN)/python benchmarks/harvest.py --layers 4 5 6 7 --output benchmarks/results/harvest-small-last-four.json
@@ -28,6 +31,7 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/train_memory.py --output benchmarks/results/train-memory.json
 	$(BIN)/python benchmarks/recovery.py --output benchmarks/results/recovery.json
 	$(BIN)/python benchmarks/evaluate.py --memory --output benchmarks/results/evaluate-small.json
+	$(BIN)/python benchmarks/match.py --large --output benchmarks/results/match.json
 	$(BIN)/python benchmarks/documented.py
 
 ui: $(VENV)/.installed

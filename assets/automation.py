@@ -1,4 +1,4 @@
-"""What runs on its own: the staleness condition, the sensor that applies it, the job and the schedule."""
+"""What runs on its own: the staleness condition and the sensor that applies it, schedules, and the watch over sources."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -7,6 +7,13 @@ from typing import Any
 
 import dagster as dg
 
+from assets.history import WINDOW_TAG
+from assets.names import key
+from resources import ComputeResource, HomeResource
+from sae_pipeline.errors import SaePipelineError
+from sae_pipeline.launcher.instance import DATA_VERSION, observed_version
+from sae_pipeline.stages import history, sources
+from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import Study
 
 Condition = dg.AutomationCondition
@@ -39,32 +46,107 @@ def stale_only(upstream: Sequence[dg.AssetKey]) -> dg.AutomationCondition:
         # A run that ended after this tick began has not changed anything in the tick's eyes yet: wait one more.
         just_ended = Condition.newly_requested() | (~Condition.in_progress()).newly_true()
         unsettled: Any = RequestedNow() | Condition.in_progress() | just_ended | Condition.missing() | Condition.execution_failed()
-        waits: Any = reduce(or_, (Condition.asset_matches(key, unsettled) for key in upstream))
+        waits: Any = reduce(or_, (Condition.asset_matches(above, unsettled) for above in upstream))
         condition &= ~waits.with_label("upstream_unsettled")
     labelled: dg.AutomationCondition = condition.with_label("stale_only")
     return labelled
 
 
 def automation(study: Study) -> dg.Definitions:
-    """Sensor, schedule and job of a study. Sensor and schedule are switched on in the UI, never by themselves."""
-    sensor = dg.AutomationConditionSensorDefinition(
-        "rerun_stale",
-        target=dg.AssetSelection.all(),
-        minimum_interval_seconds=5,
-        use_user_code_server=True,  # RequestedNow is our own condition
-        description="Materialises exactly what an edit of the study file, or new text, made stale.",
-    )
-    conclusions = dg.AssetSelection.assets(*(dg.AssetKey([study.name, name]) for name in ("metric_tables", "findings", "comparison_report")))
-    job = dg.define_asset_job(
+    """Sensors, schedules and jobs of a study; what the study file does not switch on is switched on in the UI."""
+    sensors: list[dg.SensorDefinition] = [
+        dg.AutomationConditionSensorDefinition(
+            "rerun_stale",
+            target=dg.AssetSelection.all(),
+            minimum_interval_seconds=5,
+            use_user_code_server=True,  # RequestedNow is our own condition
+            default_status=dg.DefaultSensorStatus.RUNNING if study.schedules.rerun_stale else dg.DefaultSensorStatus.STOPPED,
+            description="Materialises exactly what an edit of the study file, or new text, made stale.",
+        )
+    ]
+    if study.schedules.watch_minutes:
+        sensors.append(_watch(study))
+    conclusions = dg.AssetSelection.assets(*(key(study, name) for name in ("metric_tables", "findings", "comparison_report")))
+    refresh = dg.define_asset_job(
         "refresh_report",
         selection=conclusions,
         description="Gathers the metric tables again and rebuilds findings and report; reuses all that did not change.",
     )
-    schedule = dg.ScheduleDefinition(
-        name="scheduled_refresh",
+    schedules = [
+        _at(
+            study.schedules.report,
+            refresh,
+            "scheduled_refresh",
+            "Rebuilds the study's tables, findings and report at the times the study file names.",
+        )
+    ]
+    jobs = [refresh]
+    for name, cron, description in (
+        ("versions", study.schedules.versions, "Compares the study with its last kept version and keeps a copy of it."),
+        ("rubric_review", study.schedules.rubric_review, "Writes a page on how the rubrics' marks fall, for their revision."),
+    ):
+        if cron is not None:
+            jobs.append(dg.define_asset_job(f"keep_{name}", selection=dg.AssetSelection.assets(key(study, name)), description=description))
+            schedules.append(_at(cron, jobs[-1], f"scheduled_{name}", description))
+    if study.schedules.evaluation is not None:
+        jobs.append(
+            dg.define_asset_job(
+                "evaluate_again",
+                selection=dg.AssetSelection.assets(key(study, "evaluation_history")),
+                description="Evaluates every SAE on one window of held-out text, by default the study's own, and records the figures.",
+            )
+        )
+        schedules.append(_evaluation(study, jobs[-1], study.schedules.evaluation))
+    return dg.Definitions(sensors=sensors, schedules=schedules, jobs=jobs)
+
+
+def _at(cron: str, job: Any, name: str, description: str) -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(name=name, job=job, cron_schedule=cron, execution_timezone="UTC", description=description)
+
+
+def _evaluation(study: Study, job: Any, cron: str) -> dg.ScheduleDefinition:
+    """Each tick evaluates on the window that was used least."""
+
+    @dg.schedule(
+        name="scheduled_evaluation",
         job=job,
-        cron_schedule=study.schedules.report,
+        cron_schedule=cron,
         execution_timezone="UTC",
-        description="Rebuilds the study's tables, findings and report at the times the study file names.",
+        description="Evaluates all SAEs on a fresh window of held-out text and compares the figures with those recorded before.",
     )
-    return dg.Definitions(sensors=[sensor], schedules=[schedule], jobs=[job])
+    def scheduled_evaluation(home: HomeResource, compute: ComputeResource) -> dg.RunRequest | dg.SkipReason:
+        opened = home.open()
+        try:
+            window = history.fresh_window(StudyContext(study, opened, compute.open(opened)))
+        except SaePipelineError as error:
+            return dg.SkipReason(f"nothing to evaluate yet: {error}")
+        return dg.RunRequest(tags={WINDOW_TAG: str(window)})
+
+    return scheduled_evaluation
+
+
+def _watch(study: Study) -> dg.SensorDefinition:
+    """Tells Dagster the data version of every outside source whose text changed; `rerun_stale` then does the rest."""
+
+    @dg.sensor(
+        name="watch_sources",
+        minimum_interval_seconds=60 * study.schedules.watch_minutes,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Looks whether the files or the hub revision of a source changed, and says so to what is made from it.",
+    )
+    def watch_sources(context: dg.SensorEvaluationContext, home: HomeResource, compute: ComputeResource) -> dg.SensorResult | dg.SkipReason:
+        opened = home.open()
+        ctx = StudyContext(study, opened, compute.open(opened))
+        try:
+            changed = [
+                dg.AssetObservation(asset, tags={DATA_VERSION: version})
+                for name in study.sources
+                if sources.is_external(ctx, name)
+                for asset, version in [(key(study, "sources", name), sources.observe(ctx, name))]
+                if observed_version(context.instance, asset) != version
+            ]
+        except SaePipelineError as error:
+            return dg.SkipReason(str(error))
+        return dg.SensorResult(asset_events=changed) if changed else dg.SkipReason("no source changed")
+
+    return watch_sources

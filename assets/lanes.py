@@ -4,7 +4,10 @@ import dagster as dg
 
 from assets.activations import activations_asset
 from assets.automation import automation, stale_only
+from assets.concepts import concept_tables_asset, concepts_asset
 from assets.corpora import corpus_asset, text_asset
+from assets.history import history_asset, rubric_review_asset, versions_asset
+from assets.matching import feature_matches_asset, layer_matches_asset, match_tables_asset
 from assets.metrics import baseline_asset, metrics_asset, scorecard_asset
 from assets.positions import position_tables_asset, positions_asset
 from assets.reports import findings_asset, report_asset, tables_asset
@@ -42,7 +45,19 @@ def lanes(study: Study) -> list[dg.AssetsDefinition]:
         assets += [saes_asset(study, mix), metrics_asset(study, mix), scorecard_asset(study, mix)]
     if study.positions is not None:
         assets += [positions_asset(study), position_tables_asset(study)]
-    return [*assets, text_asset(study), tables_asset(study), findings_asset(study), report_asset(study)]
+    if study.matching is not None:
+        assets += [feature_matches_asset(study), layer_matches_asset(study), match_tables_asset(study)]
+    assets.append(text_asset(study))
+    if study.concepts is not None:
+        assets += [concepts_asset(study), concept_tables_asset(study)]
+    if study.schedules.evaluation is not None:
+        assets.append(history_asset(study))
+    assets += [tables_asset(study), findings_asset(study), report_asset(study)]
+    if study.schedules.versions is not None:
+        assets.append(versions_asset(study))
+    if study.schedules.rubric_review is not None:
+        assets.append(rubric_review_asset(study))
+    return assets
 
 
 def _with_policies(study: Study, assets: list[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:

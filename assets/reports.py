@@ -4,6 +4,8 @@ import base64
 
 import dagster as dg
 
+from assets.concepts import concept_tables
+from assets.matching import match_tables
 from assets.names import key
 from assets.positions import position_tables
 from assets.results import check, result
@@ -20,7 +22,13 @@ def tables_asset(study: Study) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=asset_key,
-        deps=[*(key(study, mix, "scorecard") for mix in study.mixes), key(study, "text_tables"), *position_tables(study)],
+        deps=[
+            *(key(study, mix, "scorecard") for mix in study.mixes),
+            key(study, "text_tables"),
+            *position_tables(study),
+            *match_tables(study),
+            *concept_tables(study),
+        ],
         code_version=slices.code_version("tables", slices.tables(study)),
         group_name="reports",
         kinds={"duckdb"},
@@ -49,7 +57,7 @@ def findings_asset(study: Study) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key(study, "findings"),
-        deps=[key(study, "metric_tables")],
+        deps=[key(study, "metric_tables"), *match_tables(study)],
         code_version=slices.code_version("findings", slices.findings(study)),
         group_name="reports",
         kinds={"duckdb"},
@@ -74,7 +82,14 @@ def report_asset(study: Study) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=asset_key,
-        deps=[key(study, "metric_tables"), key(study, "text_tables"), *position_tables(study), key(study, "findings")],
+        deps=[
+            key(study, "metric_tables"),
+            key(study, "text_tables"),
+            *position_tables(study),
+            *match_tables(study),
+            *concept_tables(study),
+            key(study, "findings"),
+        ],
         code_version=slices.code_version("report", slices.report(study)),
         group_name="reports",
         kinds={"html", "matplotlib"},

@@ -15,6 +15,7 @@ from typing import Any
 
 import evaluate
 import harvest
+import match
 import recovery
 import train_memory
 import training_table
@@ -27,6 +28,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "evaluate.py": lambda found: f"```\n{evaluate.rendered(found)}\n```",
     "train_memory.py": train_memory.rendered,
     "recovery.py": recovery.rendered,
+    "match.py": lambda found: f"```\n{match.rendered(found)}\n```",
 }
 PLACE = re.compile(r"(<!-- figures: python benchmarks/(?P<program>\w+\.py) --render (?P<file>\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 

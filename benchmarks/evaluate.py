@@ -46,9 +46,10 @@ LABELS = {
 
 CONDITIONS = {
     "limit": "one clean forward pass with logits in plain transformers, nothing computed of it",
-    "ours": "every metric of the SAEs with its sums per document and per latent, written to disk; the set's activations and baseline lie there, as they do "
-    "for every SAE of a set and layer but the first. From token ids: harvest to disk (float32, with checksums and fsync) and baseline (losses clean, "
-    "zero- and mean-ablated) are counted too",
+    "ours": "every metric of the SAEs with its sums per document and per latent, written to disk; the set's activations and baseline, and in it the clean "
+    "model's residual stream on the scored text, lie there, as they do for every SAE of a set and layer but the first, so that only the spliced pass "
+    "behind the hook is run. From token ids: harvest to disk (float32, with checksums and fsync) and baseline (losses clean, zero- and mean-ablated) "
+    "are counted too",
     "sae-lens": "run_evals with every metric on, HookedTransformer (its default) without processing, one SAE after the other, nothing written; "
     "losses clean, with the SAE and zero-ablated; model and SAEs loaded before",
 }

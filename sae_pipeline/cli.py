@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sae_pipeline.errors import SaePipelineError, StudyError
+from sae_pipeline.errors import BadInput, SaePipelineError, StudyError
 
 if TYPE_CHECKING:
     from sae_pipeline.stages.context import StudyContext
@@ -209,6 +209,34 @@ def saes(study: StudyPath, as_json: Json = False) -> None:
 
 
 @app.command()
+def lineage(
+    sae_id: Annotated[str, typer.Argument(help="For example PRE.L01.x08.topk-k16-t200k-s0; `sae-pipeline saes` lists them")],
+    study: Annotated[str, typer.Option(help="Study file the SAE belongs to")] = "studies/quickstart.yaml",
+    tokens: Annotated[str | None, typer.Option(metavar="A:B", help="Also the documents behind tokens A to B of a corpus, for example 0:512")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Which corpus: a mix, by default the SAE's own, or held_out/<set>")] = None,
+    as_json: Json = False,
+) -> None:
+    """The chain of an SAE from its text to the report, with hashes, versions and times; and documents behind tokens."""
+    from sae_pipeline.stages import chain
+    from sae_pipeline.stages.findings import records
+    from sae_pipeline.store import file_sha256
+    from sae_pipeline.terminal import print_chain, print_table
+
+    ctx = _open(study)
+    traced = chain.trace(ctx, sae_id)
+    first, last = chain.token_range(tokens) if tokens else (0, 0)
+    documents = records(chain.documents_of(ctx, corpus or sae_id.split(".")[0], first, last)) if tokens else None
+    file = {"path": str(Path(study).resolve()), "sha256": file_sha256(Path(study))}
+    if as_json:
+        print(json.dumps({"study_file": file, **asdict(traced), **({"documents": documents} if tokens else {})}))
+        return
+    print(f"study file {file['path']}, sha256 {file['sha256']}")
+    print_chain(traced)
+    if documents is not None:
+        print_table(documents, ["first", "last", "source", "key", "document_hash", "position"])
+
+
+@app.command()
 def evaluate(
     place: Annotated[
         str, typer.Argument(metavar="DIR_OR_HUB_ID", help="SAELens, dictionary_learning or sparsify folder, or owner/name[/folder] on the hub")
@@ -254,6 +282,34 @@ def evaluate(
 
 
 @app.command()
+def match(
+    first: Annotated[str, typer.Argument(metavar="DIR_A", help="SAELens, dictionary_learning or sparsify folder, or owner/name[/folder] on the hub")],
+    second: Annotated[str, typer.Argument(metavar="DIR_B", help="The other SAE, of the same activations")],
+    threshold: Annotated[float, typer.Option(help="Cosine above which two directions count as the same")] = 0.7,
+    as_json: Json = False,
+) -> None:
+    """Which features two SAEs share, by their weights alone: match ratios both ways, one-to-one shares and their chance floors."""
+    from sae_pipeline.matching.compare import compare
+    from sae_pipeline.matching.weights.directions import prepare
+    from sae_pipeline.saes.hub import load_sae
+    from sae_pipeline.terminal import print_table
+
+    pair = compare(*(prepare(load_sae(place)) for place in (first, second)), threshold=threshold)
+    directed = ((first, second, pair.forward, pair.top_forward), (second, first, pair.backward, pair.top_backward))
+    matches = [{"sae": sae, "other": other} | asdict(row) for sae, other, rows, _ in directed for row in rows]
+    one_to_one = [asdict(row) for row in pair.one_to_one]
+    if as_json:
+        top = [{"sae": sae, "other": other} | vars(row) | {"counts": row.counts.tolist()} for sae, other, _, tops in directed for row in tops]
+        splits = pair.splits and {"narrower": first if pair.splits.narrower == "a" else second, "parents": pair.splits.parents.tolist()}
+        print(json.dumps({"saes": [first, second], "matches": matches, "one_to_one": one_to_one, "top_cosines": top, "splits": splits}))
+        return
+    figures = ["match_ratio", "chance_match_ratio", "mmcs", "chance_mmcs", "q10", "q50", "q90"]
+    print_table(matches, ["sae", "other", "side", "unit", "n", "n_other", *figures])
+    shares = ["shared_feature_ratio", "chance_shared_feature_ratio", "greedy_shared_feature_ratio", "shared_both", "chance_shared_both"]
+    print_table(one_to_one, [*shares, "folded_shared_feature_ratio", "mean_cosine", "exact", "feature_count_difference"])
+
+
+@app.command()
 def improve(study: StudyPath, as_json: Json = False) -> None:
     """Train the arms proposed for a finished study beside those that they answer to, and say which are to be kept."""
     from sae_pipeline import launcher
@@ -289,17 +345,87 @@ def improve(study: StudyPath, as_json: Json = False) -> None:
 
 
 @app.command()
-def report(study: StudyPath, as_json: Json = False) -> None:
-    """Rebuild findings and report from the stored tables."""
+def report(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Study file, unless --results is given")] = None,
+    results: Annotated[Path | None, typer.Option(help="CSV or Parquet table of results made elsewhere, instead of a study")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="ID=COLUMN", help="Column of the table that stands for one of ours; also ID=COLUMN*1e6, ID=COLUMN/100, ID="),
+    ] = None,
+    in_domain: Annotated[
+        list[str] | None, typer.Option(metavar="MIX=SET[:SHARE]", help="Share of a mix's training text that is of the kind of an evaluation set")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the report of --results")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild findings and report from the stored tables, or draw them from a table of results made elsewhere."""
+    if (study is None) == (results is None):
+        raise BadInput("expected a study file or --results FILE, found " + ("neither" if study is None else "both") + "; give one of them")
+    if results is not None:
+        _report_results(results, names or [], in_domain or [], to, as_json)
+        return
+    if names or in_domain or to:
+        raise BadInput("--map, --in-domain and --to belong to --results FILE, found them with a study file; leave them out")
     from sae_pipeline.stages import conclusion, findings, reports, tables
 
-    ctx = _open(study)
+    ctx = _open(str(study))
     tables.gather(ctx)
     findings.draw(ctx)
     conclusion.publish(ctx)
     reports.build(ctx)
     path = str(ctx.home.report(ctx.study.name))
     print(json.dumps({"study": ctx.study.name, "report": path}) if as_json else path)
+
+
+def _report_results(path: Path, names: list[str], in_domain: list[str], to: Path | None, as_json: bool) -> None:
+    """Findings and report of a table made elsewhere, and what its columns allow."""
+    from sae_pipeline.foreign_tables.analyses import analyses
+    from sae_pipeline.foreign_tables.declared import in_domain as declared_shares
+    from sae_pipeline.foreign_tables.report import write
+    from sae_pipeline.foreign_tables.results import read_results
+    from sae_pipeline.reports.folder import PAGE
+
+    if to is None:
+        raise BadInput("expected --to DIR with --results, found none; name the folder that the report is written to")
+    table = read_results(path, names)
+    shares = declared_shares(table, in_domain)
+    summary = write(table, shares, to)
+    found = analyses(table, shares)
+    if as_json:
+        columns = {column.id: {"column": column.name, "times": column.factor} for column in table.taken}
+        rows = {"rows": table.rows, "left_out": [{"reason": reason, "rows": count} for reason, count in table.left_out]}
+        about = {"results": str(path), "report": str(to / PAGE), **rows, "columns": columns, "computed": table.derived, "unused": table.unused}
+        print(json.dumps(about | {"analyses": [{"analysis": a.name, "possible": a.possible, "lacks": a.lacks} for a in found], **summary}))
+        return
+    print(
+        f"{table.rows} rows, {len(table.saes)} SAEs; {', '.join(f'{c.name} is {c.id}' for c in table.taken if c.name != c.id) or 'all columns by our names'}"
+    )
+    for reason, count in table.left_out:
+        print(f"left out: {count} rows, {reason}")
+    if table.unused:
+        print(f"nothing taken from: {', '.join(table.unused)}")
+    for analysis in found:
+        print(f"{'possible' if analysis.possible else 'not possible'}: {analysis.name}{'' if analysis.possible else f'; lacks {analysis.lacks}'}")
+    print(summary["headline"])
+    print(to / PAGE)
+
+
+@app.command()
+def compare(
+    earlier: Annotated[str, typer.Argument(metavar="BEFORE", help="Study file or warehouse.duckdb")],
+    later: Annotated[str, typer.Argument(metavar="AFTER", help="Study file or warehouse.duckdb")],
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the page; by default beside the report of AFTER")] = None,
+    as_json: Json = False,
+) -> None:
+    """A page on what changed between two studies, or between two dates of one: SAEs, metrics, findings and health marks."""
+    from sae_pipeline.stages.comparison import compare as compare_studies
+
+    compared = compare_studies(earlier, later, to)
+    if as_json:
+        print(json.dumps(compared))
+        return
+    print(compared["headline"])
+    print(compared["page"])
 
 
 @app.command()
@@ -337,6 +463,48 @@ def gc(
     for stage, count in Counter(item.stage for item in gone).items():
         print(f"{stage}: {count}, {sum(item.bytes for item in gone if item.stage == stage) / 1e6:.1f} MB")
     print(f"{'would free' if dry_run else 'freed'} {size / 1e9:.2f} GB in {len(gone)} folders")
+
+
+@app.command()
+def track(
+    study: StudyPath,
+    tracker: Annotated[str, typer.Option("--with", help="tensorboard, mlflow or wandb (offline)")],
+    to: Annotated[
+        str | None, typer.Option(help="Folder, or for mlflow the address of its server or database; by default the tracker's usual one")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Hand training curves and metrics to a tracker; what it has already is left alone."""
+    from sae_pipeline.stages.tracking import hand_over
+
+    ctx = _open(study)
+    new, place = hand_over(ctx, tracker, to)
+    print(json.dumps({"study": ctx.study.name, "tracker": tracker, "place": place, "new": new}) if as_json else f"{new} new runs in {place}")
+
+
+@app.command()
+def doctor(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended; no result is removed")] = False, as_json: Json = False
+) -> None:
+    """Check the installation, the devices, the disk, and every byte of the store (SAE_HOME)."""
+    from sae_pipeline.launcher.doctor import examine
+    from sae_pipeline.store import Home
+
+    ill = False
+    rows = []
+    for diagnosis in examine(Home.from_environment()):
+        mended = repair and diagnosis.mend is not None
+        if mended and diagnosis.mend is not None:
+            diagnosis.mend()
+        ill = ill or not (diagnosis.healthy or mended)
+        rows.append({"check": diagnosis.check, "healthy": diagnosis.healthy, "found": diagnosis.found, "remedy": diagnosis.remedy, "mended": mended})
+        if not as_json:
+            state = "mended" if mended else "ok" if diagnosis.healthy else "not ok"
+            print(f"{diagnosis.check}: {state}: {diagnosis.found}{f'; {diagnosis.remedy}' if diagnosis.remedy and not mended else ''}")
+    if as_json:
+        print(json.dumps({"healthy": not ill, "checks": rows}))
+    if ill:
+        raise SystemExit(1)
 
 
 @app.command()

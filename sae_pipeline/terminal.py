@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sae_pipeline.progress import Track, listening
+
+if TYPE_CHECKING:
+    from sae_pipeline.stages.chain import Chain
 
 
 @contextmanager
@@ -53,3 +56,22 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
         table.add_row(*(f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c] if row[c] is not None else "–") for c in columns))
     # As wide as its content: an id that is cut short cannot be used.
     Console(width=1000).print(table)
+
+
+def print_chain(chain: Chain) -> None:
+    """An SAE's chain, an artifact per paragraph, upstream first; the SAE itself is marked."""
+    print(f"subject model: {_listed({name: value for name, value in chain.subject.items() if isinstance(value, str | int | float)})}")
+    for link in (*chain.before, chain.sae, *chain.after):
+        print(f"\n{'→ ' if link is chain.sae else ''}{link.what} ({link.stage} {link.fingerprint}, content {link.content})")
+        print(f"  made {link.created} in {link.seconds:.3g} s on {link.host} with {_listed(link.libraries)}")
+        if link.made_from:
+            print(f"  from {', '.join(link.made_from)}")
+        for text in link.text:
+            known = {"data version": text["data_version"]} | ({"commit": text["commit"]} if text["commit"] else {})
+            amount = f"{text['documents']:,} documents, {text['tokens']:,} tokens"
+            read_as = {name: value for name, value in text["read_as"].items() if value not in (None, [], {})}
+            print(f"  {100 * text['share']:g} % {text['source']}, {_listed(known)}: {amount} ({_listed(read_as)})")
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -41,7 +41,7 @@ def subject_identity(model: str, revision: str | None = None) -> dict[str, Any]:
     Raises:
         SubjectError: no such folder or hub model, or the hub cannot be reached and has not been read before.
     """
-    backend = {"backend": "transformer_lens.TransformerBridge", "backend_version": version("transformer-lens"), "weights": "raw"}
+    backend = {"backend": "transformer_lens.TransformerBridge", "backend_version": version("transformer-lens"), "weights": "raw", "gelu": "fused"}
     if (folder := local_checkpoint(model)) is not None:
         return {"kind": "local", "content": checkpoint_digest(folder), **backend}
     return {"kind": "hub", "model": model, "commit": resolve_commit(model, revision), **backend}

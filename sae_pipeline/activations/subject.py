@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae_pipeline.activations.fused_gelu import fuse_gelu
 from sae_pipeline.activations.identity import checkpoint_state, local_checkpoint, resolve_commit
 from sae_pipeline.activations.randomised import randomise_weights
-from sae_pipeline.activations.splicing import Replacement, Splice, checked
+from sae_pipeline.activations.splicing import CleanStreams, Replacement, Splice, checked
 from sae_pipeline.errors import DeviceError, SubjectError
 
 HOOKS = {"resid_post": "hook_resid_post", "resid_pre": "hook_resid_pre", "mlp_out": "hook_mlp_out", "attn_out": "hook_attn_out"}
@@ -107,6 +108,7 @@ class SubjectModel:
             with torch.random.fork_rng(devices=[]):
                 weights = None if randomised is None else _randomised(model, revision, precision, randomised).to(where)
                 bridge = TransformerBridge.boot_transformers(model, revision=revision, dtype=precision, device=device, hf_model=weights)
+            fuse_gelu(bridge.original_model)
             bridge.eval()
         except Exception as error:  # transformers, safetensors and the hub client each raise their own kinds
             reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -229,9 +231,9 @@ class SubjectModel:
         return self.bridge.run_with_hooks(tokens.to(self.device, torch.long), return_type="logits", fwd_hooks=fwd_hooks).float()
 
     @torch.no_grad()
-    def splice(self, tokens: Tensor, hook: str) -> Splice:
+    def splice(self, tokens: Tensor, hook: str, streams: CleanStreams | None = None) -> Splice:
         """Logits of ``tokens`` (n_contexts, context_length) with many replacements at one hook; see :class:`Splice`."""
-        return Splice(self, tokens, hook)
+        return Splice(self, tokens, hook, streams)
 
 
 def _randomised(model: str, revision: str | None, dtype: torch.dtype, seed: int) -> Any:

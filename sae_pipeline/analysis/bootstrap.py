@@ -8,7 +8,8 @@ same documents in every resample and what they have in common cancels in their d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,6 +22,9 @@ from sae_pipeline.metrics.ratios import FROM_TOTALS, Totals
 from sae_pipeline.store.fingerprints import digest
 
 Array = np.ndarray
+
+FEW_DOCUMENTS = 20
+"""Below this many documents in a set, percentile intervals are visibly too narrow; whoever states one says so."""
 
 METRICS = tuple(metric for metric in FROM_TOTALS if not metric.endswith("_excl_outliers"))
 """Metrics that can be resampled; none without outliers, because the tables hold no activation sums of inliers alone."""
@@ -82,8 +86,62 @@ def with_seed_noise(
 # ------------------------------------------------------------------------------------------------ all SAEs of a study
 
 
-class Resamples:
-    """Every metric of every SAE on every evaluation set: on the documents as they are and in each resample.
+class Resamples(ABC):
+    """Every metric of every SAE on every evaluation set: as found, and in each resample of what the figures rest on."""
+
+    documents: Mapping[str, int]
+    """Documents of each evaluation set; 0 where they are not known."""
+
+    holds_seeds: bool = False
+    """Whether the resamples vary with the seeds already, so that their noise must not be added again."""
+
+    @abstractmethod
+    def values(self, metric: str) -> tuple[dict[tuple[str, str], int], Array]:
+        """Row of each (sae_id, evaluation_set) that has a value, and the values (rows, 1 + samples); column 0 is as found.
+
+        Raises:
+            BadInput: the metric cannot be had.
+        """
+
+    def weighted_sum(self, coefficients: Mapping[tuple[str, str], float], metric: str) -> Array:
+        """The sum of a metric over (sae_id, evaluation_set) times its coefficient, (1 + samples,); entry 0 is as found."""
+        rows, values = self.values(metric)
+        # Sorted, so that the order in which a contrast was put together cannot change the last bit of a sum.
+        used = sorted(coefficients)
+        return np.array([coefficients[key] for key in used]) @ values[[rows[key] for key in used]]
+
+    @abstractmethod
+    def caution(self, keys: Iterable[tuple[str, str]]) -> str:
+        """What a reader of an interval over these (sae_id, evaluation_set) must know of how it came about; empty if nothing."""
+
+
+class SingleValues(Resamples):
+    """Figures of whole SAEs as the table ``sae_metrics`` states them, alike in every resample: their noise is that between seeds.
+
+    Args:
+        tables: the study's tables.
+        documents: of each evaluation set.
+    """
+
+    def __init__(self, tables: StudyTables, documents: Mapping[str, int]) -> None:
+        self.documents = documents
+        self._metrics = tables.sae_metrics
+
+    def values(self, metric: str) -> tuple[dict[tuple[str, str], int], Array]:
+        """As :meth:`Resamples.values`, with one resample; without rows where the tables lack the metric."""
+        if metric not in self._metrics.columns:
+            return {}, np.empty((0, 2))
+        stated = self._metrics[np.isfinite(self._metrics[metric].astype(float))]
+        rows = {key: number for number, key in enumerate(zip(stated["sae_id"], stated["evaluation_set"], strict=True))}
+        return rows, np.repeat(stated[metric].to_numpy(float)[:, None], 2, axis=1)
+
+    def caution(self, keys: Iterable[tuple[str, str]]) -> str:
+        """That the interval knows of no documents."""
+        return "the interval holds the noise between seeds alone, because the figure does not recombine from documents"
+
+
+class DocumentResamples(Resamples):
+    """Every metric of every SAE on every evaluation set: on the documents as they are and in each resample of them.
 
     Args:
         tables: the study's tables.
@@ -96,7 +154,6 @@ class Resamples:
 
     def __init__(self, tables: StudyTables, samples: int, seed: int) -> None:
         self.documents: dict[str, int] = {}
-        """Documents of each evaluation set."""
         self._values: dict[str, tuple[dict[tuple[str, str], int], Array]] = {}
         self._groups: list[tuple[str, list[str], Totals]] = []
         """Per layer and evaluation set: the set, its SAEs, and the sums they share a baseline for."""
@@ -144,8 +201,13 @@ class Resamples:
             self._values[metric] = rows, np.vstack(blocks) if blocks else np.empty((0, 1))
         return self._values[metric]
 
+    def caution(self, keys: Iterable[tuple[str, str]]) -> str:
+        """Which of the sets have so few documents that their percentile intervals are too narrow."""
+        few = sorted({name for _, name in keys if self.documents[name] < FEW_DOCUMENTS})
+        return f"fewer than {FEW_DOCUMENTS} documents in {', '.join(few)}, so the interval may be too narrow" if few else ""
+
 
 @lru_cache(maxsize=1)
-def resample(tables: StudyTables, samples: int, seed: int) -> Resamples:
+def resample(tables: StudyTables, samples: int, seed: int) -> DocumentResamples:
     """The resamples of a study's tables, kept for the next caller with the same tables."""
-    return Resamples(tables, samples, seed)
+    return DocumentResamples(tables, samples, seed)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from sae_pipeline.analysis.bootstrap import Array, Estimate, Resamples, percentile_interval, resample, with_seed_noise
+from sae_pipeline.analysis.bootstrap import Estimate, Resamples, percentile_interval, resample
+from sae_pipeline.analysis.significance import Spread
 from sae_pipeline.analysis.tables import DESIGN, SETTING, StudyTables, design
 from sae_pipeline.study.schema import Study
 
@@ -44,6 +44,11 @@ def combined(*contrasts: Contrast) -> dict[tuple[str, str], float]:
         for key, coefficient in contrast.items():
             total[key] = total.get(key, 0.0) + coefficient
     return total
+
+
+def scaled(contrast: Contrast, factor: float) -> dict[tuple[str, str], float]:
+    """The contrast times a factor."""
+    return {key: coefficient * factor for key, coefficient in contrast.items()}
 
 
 @dataclass(frozen=True)
@@ -86,11 +91,17 @@ class Evidence:
         its variance between seeds is estimated, and the variances of layers and widths add (degrees of freedom by
         Satterthwaite). Settings trained with one seed contribute none, which the ``seeds`` of the estimate gives away.
         """
-        resampled = self._resampled(contrast, metric)
-        value = float(resampled[0])
-        variance, freedom = self._seed_variance(contrast, metric)
-        low, high = with_seed_noise(value, percentile_interval(resampled[1:], self.confidence), variance, freedom, self.confidence)
-        return Estimate(value, low, high, self._documents(contrast), self._used(contrast)["replicate"].nunique())
+        return self.figure(contrast, self.spread(contrast, metric))
+
+    def spread(self, contrast: Contrast, metric: str = "explained_variance") -> Spread:
+        """The contrast with what its interval is made of."""
+        resampled = self.resamples.weighted_sum(contrast, metric)
+        variance, freedom = (0.0, 1.0) if self.resamples.holds_seeds else self._seed_variance(contrast, metric)
+        return Spread(float(resampled[0]), *percentile_interval(resampled[1:], self.confidence), self.confidence, variance, freedom)
+
+    def figure(self, contrast: Contrast, spread: Spread) -> Estimate:
+        """The estimate of a contrast whose spread is known."""
+        return Estimate(spread.value, *spread.interval(self.confidence), self._documents(contrast), self._used(contrast)["replicate"].nunique())
 
     def by_seed(self, averages: Sequence[Contrast], metric: str = "explained_variance") -> dict[str, float]:
         """The sum of the averages within each replicate, over the same settings in each.
@@ -126,12 +137,6 @@ class Evidence:
 
     def _used(self, contrast: Contrast) -> pd.DataFrame:
         return self.design.loc[sorted({sae_id for sae_id, _ in contrast})]
-
-    def _resampled(self, contrast: Contrast, metric: str) -> Array:
-        rows, values = self.resamples.values(metric)
-        # Sorted, so that the order in which a contrast was put together cannot change the last bit of a sum.
-        used = sorted(contrast)
-        return np.array([contrast[key] for key in used]) @ values[[rows[key] for key in used]]
 
     def _parts(self, contrast: Contrast, metric: str) -> pd.DataFrame:
         """Each SAE's contribution to the contrast (``value``) and its share of the coefficients (``weight``)."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sae_pipeline.analysis.bootstrap import METRICS, Array, Resamples, document_weights
+from sae_pipeline.analysis.bootstrap import METRICS, Array, DocumentResamples, document_weights
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.metrics.latents.firing import firing_shares
 
@@ -22,7 +22,7 @@ def needs_firings(metric: str) -> bool:
     return metric.startswith(FIRING)
 
 
-class FiringResamples(Resamples):
+class FiringResamples(DocumentResamples):
     """Every metric in each resample of the documents, the draws of all metrics being the same.
 
     A resample leaves documents out, so that in it more latents are silent than on all documents. The resampled values of
@@ -30,7 +30,7 @@ class FiringResamples(Resamples):
     depends on no document and is the same in every resample.
 
     Args:
-        tables, samples, seed: as for :class:`~sae_pipeline.analysis.bootstrap.Resamples`.
+        tables, samples, seed: as for :class:`~sae_pipeline.analysis.bootstrap.DocumentResamples`.
         firings: of the SAEs and sets whose firing metrics are asked for.
     """
 
@@ -40,7 +40,7 @@ class FiringResamples(Resamples):
         self._drawn: dict[str, Array] = {}
 
     def values(self, metric: str) -> tuple[dict[tuple[str, str], int], Array]:
-        """As :meth:`Resamples.values`; firing metrics of the SAEs that firings were given for, and decoder figures of all."""
+        """As :meth:`DocumentResamples.values`; firing metrics of the SAEs that firings were given for, and decoder figures of all."""
         if metric in METRICS:
             return super().values(metric)
         if metric not in self._values:

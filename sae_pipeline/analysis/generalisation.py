@@ -15,11 +15,9 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sae_pipeline.analysis.bootstrap import Array, percentile_interval
+from sae_pipeline.analysis.bootstrap import FEW_DOCUMENTS, Array, percentile_interval
 from sae_pipeline.analysis.contrasts import Evidence
-from sae_pipeline.analysis.tables import StudyTables, evaluation_sets
-from sae_pipeline.analysis.verdicts import FEW_DOCUMENTS
-from sae_pipeline.study.schema import Study
+from sae_pipeline.analysis.tables import evaluation_sets
 from sae_pipeline.study.section import Kind
 
 FILE = "generalisation.v1.yaml"
@@ -81,14 +79,15 @@ def expected() -> dict[Kind, Band]:
     return Bands.model_validate(yaml.safe_load(text)).bands
 
 
-def gaps(tables: StudyTables, study: Study) -> pd.DataFrame:
+def gaps(evidence: Evidence) -> pd.DataFrame:
     """Every SAE on every set that is not in-sample, against its mean over the in-sample sets; columns as :data:`COLUMNS`.
 
     Intervals resample documents, with the same draw for every SAE. Where the in-sample explained variance is at most zero
     there is no relative drop, and where its own interval reaches zero there is none that could be judged.
-    Empty for a study without an in-sample set. All SAEs of ``tables`` must be of one site.
+    Empty for a study without an in-sample set. All SAEs must be of one site.
     """
-    in_sample, evidence = evaluation_sets(tables, "in_sample"), Evidence.of(tables, study)
+    tables = evidence.tables
+    in_sample = evaluation_sets(tables, "in_sample")
     kinds = tables.sae_metrics.drop_duplicates("evaluation_set").set_index("evaluation_set")["kind"]
     shifted = [name for name in evaluation_sets(tables) if name not in in_sample]
     rows = [

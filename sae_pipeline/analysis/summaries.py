@@ -11,24 +11,27 @@ from typing import Any
 
 import pandas as pd
 
+from sae_pipeline.analysis.bootstrap import Estimate
 from sae_pipeline.analysis.contrasts import Evidence, averaged
-from sae_pipeline.analysis.tables import SETTING, StudyTables, evaluation_sets, regime
+from sae_pipeline.analysis.tables import SETTING, evaluation_sets, regime
 from sae_pipeline.study.schema import Study
 
 ALL_MIXES = "all mixes"
 """Value of the column ``mix`` in a curve averaged over the mixes."""
 
+UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"), 0)
+"""Of a metric that a table from elsewhere does not have."""
+
 FIGURES = ["estimate", "low", "high", "n", "documents", "seeds"]
 
 
-def matrix(tables: StudyTables, study: Study, metric: str = "explained_variance") -> pd.DataFrame:
+def matrix(evidence: Evidence, study: Study, metric: str = "explained_variance") -> pd.DataFrame:
     """Training mix against evaluation set, per layer.
 
     Columns: ``layer``, ``mix``, ``evaluation_set``, ``metric``, ``estimate``, ``low``, ``high``, ``n`` (SAEs averaged),
     ``documents``, ``seeds``.
     """
-    evidence = Evidence.of(tables, study)
-    sets = evaluation_sets(tables)
+    sets = evaluation_sets(evidence.tables)
     mixes = [mix for mix in study.mixes if mix in set(evidence.design["mix"])]
     rows = []
     for layer in _levels(evidence.design, "layer"):
@@ -40,13 +43,12 @@ def matrix(tables: StudyTables, study: Study, metric: str = "explained_variance"
     return pd.DataFrame(rows, columns=["layer", "mix", "evaluation_set", "metric", *FIGURES])
 
 
-def expansion_curve(tables: StudyTables, study: Study, metric: str = "explained_variance") -> pd.DataFrame:
+def expansion_curve(evidence: Evidence, study: Study, metric: str = "explained_variance") -> pd.DataFrame:
     """A metric over the expansion factor, per layer, evaluation set and mix (and over all mixes).
 
     Columns: ``layer``, ``mix`` (or :data:`ALL_MIXES`), ``regime`` (undercomplete and overcomplete are curves of their own),
     ``evaluation_set``, ``expansion``, ``metric``, ``estimate``, ``low``, ``high``, ``n``, ``documents``, ``seeds``.
     """
-    evidence = Evidence.of(tables, study)
     expansions = _levels(evidence.design, "expansion")
     rows = []
     for name in sorted({regime(expansion) for expansion in expansions}, reverse=True):
@@ -55,34 +57,33 @@ def expansion_curve(tables: StudyTables, study: Study, metric: str = "explained_
     return pd.DataFrame(rows, columns=["layer", "mix", "regime", "evaluation_set", "expansion", "metric", *FIGURES])
 
 
-def budget_curve(tables: StudyTables, study: Study, metric: str = "explained_variance") -> pd.DataFrame:
+def budget_curve(evidence: Evidence, study: Study, metric: str = "explained_variance") -> pd.DataFrame:
     """A metric over the training tokens, per layer, evaluation set and mix (and over all mixes).
 
     Columns: ``layer``, ``mix`` (or :data:`ALL_MIXES`), ``evaluation_set``, ``tokens``, ``metric``, ``estimate``, ``low``,
     ``high``, ``n``, ``documents``, ``seeds``.
     """
-    evidence = Evidence.of(tables, study)
     rows = list(_curve(evidence, study, "tokens", _levels(evidence.design, "tokens"), metric))
     return pd.DataFrame(rows, columns=["layer", "mix", "evaluation_set", "tokens", "metric", *FIGURES])
 
 
-def tradeoff(tables: StudyTables, study: Study) -> pd.DataFrame:
+def tradeoff(evidence: Evidence) -> pd.DataFrame:
     """Explained variance against active latents: one row per setting (its seeds averaged) and evaluation set.
 
     Columns: ``mix``, ``layer``, ``expansion``, ``architecture``, ``sparsity``, ``tokens``, ``evaluation_set``; ``estimate``,
-    ``low``, ``high`` (explained variance); ``l0``, ``l0_low``, ``l0_high``; ``n`` (SAEs), ``documents``, ``seeds``.
+    ``low``, ``high`` (explained variance); ``l0`` (nan where the tables have none), ``l0_low``, ``l0_high``; ``n`` (SAEs), ``documents``, ``seeds``.
     """
-    evidence = Evidence.of(tables, study)
-    valued = evidence.resamples.values("explained_variance")[0]
+    valued, counted = evidence.resamples.values("explained_variance")[0], evidence.resamples.values("l0")[0]
     shown = ["mix", "layer", "expansion", "architecture", "sparsity", "tokens"]
     rows = []
     for _, seeds in evidence.design.groupby(list(SETTING), sort=True):
-        for evaluation_set in evaluation_sets(tables):
+        for evaluation_set in evaluation_sets(evidence.tables):
             present = [sae_id for sae_id in seeds["sae_id"] if (sae_id, evaluation_set) in valued]
             if not present:
                 continue
             mean = {(sae_id, evaluation_set): 1 / len(present) for sae_id in present}
-            figure, l0 = evidence.estimate(mean), evidence.estimate(mean, "l0")
+            figure = evidence.estimate(mean)
+            l0 = evidence.estimate(mean, "l0") if all(key in counted for key in mean) else UNKNOWN
             rows.append(
                 {name: seeds[name].iloc[0] for name in shown}
                 | {"evaluation_set": evaluation_set, "estimate": figure.estimate, "low": figure.low, "high": figure.high}

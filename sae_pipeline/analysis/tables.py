@@ -92,8 +92,8 @@ def design(saes: pd.DataFrame) -> pd.DataFrame:
 
     Derived columns: ``replicate`` names the pair of seeds; ``rate`` is the learning rate as text, or :data:`WIDTH_RULE`,
     so that SAEs of different width trained by one rule still match; ``variant`` spells out the settings of :data:`VARIANT`
-    as far as the table has them. SAEs of one cell that share all of that are counted, in the order of their labels: in a
-    table that lacks columns they differ out of sight.
+    as far as the table has them, after what a table made elsewhere tells in a column of that name. SAEs of one cell that
+    share all of that are counted, in the order of their labels: in a table that lacks columns they differ out of sight.
     """
     table = saes.sort_values("sae_id", ignore_index=True)
     by_rule = 2e-4 / np.sqrt(table["d_sae"].astype(float) / 2**14)
@@ -101,7 +101,8 @@ def design(saes: pd.DataFrame) -> pd.DataFrame:
     follows_rule = rate.isna() | np.isclose(rate.fillna(0.0), by_rule, rtol=1e-6)
     table["rate"] = [WIDTH_RULE if rule else f"{value:g}" for rule, value in zip(follows_rule, rate, strict=True)]
     table["replicate"] = [f"s{init}d{data}" for init, data in zip(table["init_seed"], table["data_seed"], strict=True)]
-    spelled = [name + " " + table[name].map(str) for name in VARIANT if name in table.columns]
+    told = [table["variant"]] if "variant" in table.columns else []
+    spelled = told + [name + " " + table[name].map(str) for name in VARIANT if name in table.columns]
     table["variant"] = [", ".join(row) for row in zip(*spelled, strict=True)] if spelled else ""
     in_label_order = table.assign(length=table["arm"].str.len()).sort_values(["length", "arm"], kind="stable")
     repeats = in_label_order.groupby(list(DESIGN), sort=False).cumcount().sort_index()

@@ -20,6 +20,8 @@ from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Home, exclusive, is_held, storage_errors
 
 LAUNCHER_TAG = "sae/launcher"
+DATA_VERSION = "dagster/data_version"
+"""Tag of an observation, as Dagster spells it."""
 
 
 def open_instance(home: Home) -> dg.DagsterInstance:
@@ -54,12 +56,8 @@ def living(instance: dg.DagsterInstance, home: Home) -> Iterator[dict[str, str]]
     lock file named in the tag is held for the life of this process and dropped by the kernel; whoever can take the lock
     of an unfinished run ends that run and frees its slots.
     """
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
-    for run in instance.get_runs(filters=unfinished):
-        lock = home.locks / f"launcher-{run.tags[LAUNCHER_TAG]}.lock" if LAUNCHER_TAG in run.tags else None
-        if lock is not None and not is_held(lock):
-            instance.report_run_failed(run, "the process that ran it was killed")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    for run in dead_runs(instance, home):
+        end(instance, run)
     name = uuid.uuid4().hex
     lock = home.locks / f"launcher-{name}.lock"
     with exclusive(lock):
@@ -69,12 +67,29 @@ def living(instance: dg.DagsterInstance, home: Home) -> Iterator[dict[str, str]]
             lock.unlink(missing_ok=True)
 
 
+def dead_runs(instance: dg.DagsterInstance, home: Home) -> list[dg.DagsterRun]:
+    """Unfinished runs whose launching process is gone."""
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
+    launched = [run for run in instance.get_runs(filters=unfinished) if LAUNCHER_TAG in run.tags]
+    return [run for run in launched if not is_held(home.locks / f"launcher-{run.tags[LAUNCHER_TAG]}.lock")]
+
+
+def end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Mark a dead run as failed and give back the slots of the pool that it held."""
+    instance.report_run_failed(run, "the process that ran it was killed")
+    instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def observed_version(instance: dg.DagsterInstance, source: dg.AssetKey) -> str | None:
+    """The data version that a source was last observed with."""
+    event = instance.fetch_observations(source, limit=1).records
+    return (event[0].asset_observation.tags or {}).get(DATA_VERSION) if event and event[0].asset_observation else None
+
+
 def observe_sources(instance: dg.DagsterInstance, ctx: StudyContext) -> None:
     """Tell Dagster the data version of every source whose text changed; one never observed would block automation."""
     for name in filter(partial(sources.is_external, ctx), ctx.study.sources):
         key = dg.AssetKey([ctx.study.name, "sources", name])
         version = sources.observe(ctx, name)
-        event = instance.fetch_observations(key, limit=1).records
-        seen = (event[0].asset_observation.tags or {}).get("dagster/data_version") if event and event[0].asset_observation else None
-        if seen != version:
-            instance.report_runless_asset_event(dg.AssetObservation(key, tags={"dagster/data_version": version}))
+        if observed_version(instance, key) != version:
+            instance.report_runless_asset_event(dg.AssetObservation(key, tags={DATA_VERSION: version}))

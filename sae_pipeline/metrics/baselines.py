@@ -1,8 +1,8 @@
 """What the raw activations of an evaluation set are like, before any SAE: the yardstick all its SAEs are measured by.
 
 Everything here depends on (evaluation set, layer, site) alone and is computed once: sums per document and per position,
-the norms that define outlier tokens, the cross-entropy of the clean and the ablated model, and the activations of random
-token ids, which no latent should know.
+the norms that define outlier tokens, the cross-entropy of the clean and the ablated model with the residual stream of the
+clean one, and the activations of random token ids, which no latent should know.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from sae_pipeline.activations.shards import ActivationShards
 from sae_pipeline.activations.statistics import NORM_QUANTILES
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.corpora.corpus import Corpus
-from sae_pipeline.metrics.fidelity import ablation_sums
+from sae_pipeline.metrics.fidelity import ablation_sums, scored_contexts
+from sae_pipeline.metrics.kept_streams import KeptStreams, StreamKeeper
 from sae_pipeline.metrics.latents.fake_features import random_token_activations
 from sae_pipeline.metrics.reconstruction import add_per_document, squared_norms
 from sae_pipeline.progress import track
@@ -57,6 +58,8 @@ class Baseline:
     """Norm above which a token is an outlier."""
     random: Tensor
     """(n_random, d_model) float32, activations of uniformly random token ids; empty when none were asked for."""
+    streams: KeptStreams
+    """The clean model's residual stream on the text that is scored."""
 
     @classmethod
     def load(cls, artifact: Artifact) -> Baseline:
@@ -76,6 +79,7 @@ class Baseline:
             mean=sums["mean"],
             outlier_norm=artifact.summary["outlier_norm"],
             random=random["activations"],
+            streams=KeptStreams(artifact.file("streams.safetensors")),
         )
 
     def rows(self, corpus_documents: int) -> Tensor:
@@ -108,7 +112,8 @@ def measure_baseline(
     norm, the second sums with and without the tokens above ``outlier_norm_ratio`` times that median.
 
     Args:
-        folder: where ``documents.parquet``, ``positions.parquet``, ``sums.safetensors`` and ``random.safetensors`` are written.
+        folder: where ``documents.parquet``, ``positions.parquet``, ``sums.safetensors``, ``random.safetensors`` and
+            ``streams.safetensors`` are written.
         activations: stored activations of the evaluation set.
         corpus: the text they come from.
         model: the subject model, for cross-entropies.
@@ -153,7 +158,9 @@ def measure_baseline(
             progress.advance(len(x))
     tokens = len(usable_norms)
     mean = sum_x.sum(0) / tokens
-    losses = ablation_sums(corpus, rows, n_documents, model=model, hook=hook, mean=mean, ce_tokens=ce_tokens, batch_size=batch_size)
+    keeper = StreamKeeper(scored_contexts(corpus, ce_tokens))
+    losses = ablation_sums(corpus, rows, n_documents, model=model, hook=hook, mean=mean, ce_tokens=ce_tokens, batch_size=batch_size, keeper=keeper)
+    keeper.write(folder / "streams.safetensors")
     documents = pd.DataFrame(
         {
             "document": used.numpy(),

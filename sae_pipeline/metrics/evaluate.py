@@ -25,7 +25,7 @@ from sae_pipeline.metrics.latents.firing import FiringStatistics, firing_shares
 from sae_pipeline.metrics.latents.firing_entries import firing_entries
 from sae_pipeline.metrics.latents.top_contexts import TopContexts
 from sae_pipeline.metrics.ratios import centred_squares, metrics_from_sums
-from sae_pipeline.metrics.reconstruction import TERMS, add_per_document, token_chunks, token_terms, wide
+from sae_pipeline.metrics.reconstruction import TERMS, add_per_document, reconstructions, token_chunks, token_terms, wide
 from sae_pipeline.metrics.registry import METRICS
 from sae_pipeline.metrics.rivals import RivalBatch, RivalSums
 from sae_pipeline.metrics.token_batches import TokenBatch, token_batches
@@ -60,11 +60,11 @@ class StreamedSums:
         squared_errors = []
         for chunk in token_chunks(len(x), self.sae.d_sae, x.device):
             latents = self.sae.encode(x[chunk])
-            x_hat = self.sae.decode(latents)
+            entries = firing_entries(latents)
+            x_hat = reconstructions(self.sae, latents, entries)
             terms = token_terms(x[chunk], x_hat, latents, self.decoder_norms)
             rows, kept, sse = batch.rows[chunk], batch.inlier[chunk], terms[:, :1]
             self.firing.update(latents)
-            entries = firing_entries(latents)
             self.histogram.update(entries)
             self.top_contexts.update(entries, batch.places[chunk])
             self.top_latents.update(latents, rows)
@@ -126,7 +126,9 @@ def evaluate_saes(
             for current in passes.values():
                 current.update(batch, shared)
                 progress.advance(len(batch.x))
-    losses = fidelity_sums(saes, corpus, rows, len(baseline.documents), model=model, hook=hook, ce_tokens=ce_tokens, batch_size=batch_size)
+    losses = fidelity_sums(
+        saes, corpus, rows, len(baseline.documents), model=model, hook=hook, ce_tokens=ce_tokens, batch_size=batch_size, streams=baseline.streams
+    )
     return {name: _write(folders[name], current, losses[name], baseline, corpus, of_saes.get(name, {})) for name, current in passes.items()}
 
 

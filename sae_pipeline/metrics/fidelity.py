@@ -17,7 +17,9 @@ from torch import Tensor
 from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.corpora.corpus import Corpus
 from sae_pipeline.corpora.packing import SPECIAL
-from sae_pipeline.metrics.reconstruction import add_per_document, token_chunks
+from sae_pipeline.metrics.kept_streams import KeptStreams, StreamKeeper
+from sae_pipeline.metrics.latents.firing_entries import firing_entries
+from sae_pipeline.metrics.reconstruction import add_per_document, reconstructions, token_chunks
 from sae_pipeline.progress import track
 from sae_pipeline.saes.inference import InferenceSAE
 
@@ -26,6 +28,8 @@ from sae_pipeline.saes.inference import InferenceSAE
 class TextBatch:
     """A few contexts of the evaluation text."""
 
+    contexts: slice
+    """Which contexts of the text they are."""
     tokens: Tensor
     """(n_contexts, context_length) int64 token ids."""
     replaced: Tensor
@@ -71,7 +75,7 @@ def text_batches(corpus: Corpus, rows: Tensor, *, ce_tokens: int, batch_size: in
         replaced = corpus.document[chosen] != SPECIAL
         scored = replaced[:, 1:]
         owners = rows[corpus.document[chosen][:, 1:][scored].long()]
-        yield TextBatch(corpus.tokens[chosen].long(), replaced, scored, owners, scored.nonzero()[:, 1] + 1)
+        yield TextBatch(chosen, corpus.tokens[chosen].long(), replaced, scored, owners, scored.nonzero()[:, 1] + 1)
 
 
 def scored_contexts(corpus: Corpus, ce_tokens: int) -> int:
@@ -113,7 +117,10 @@ def reconstructed(sae: InferenceSAE, replaced: Tensor) -> Callable[[Tensor], Ten
     def replace(x: Tensor) -> Tensor:
         where = replaced.to(x.device)
         inputs = x[where].to(sae.W_enc)
-        outputs = [sae.decode(sae.encode(inputs[chunk])) for chunk in token_chunks(len(inputs), sae.d_sae, inputs.device)]
+        outputs = []
+        for chunk in token_chunks(len(inputs), sae.d_sae, inputs.device):
+            latents = sae.encode(inputs[chunk])
+            outputs.append(reconstructions(sae, latents, firing_entries(latents)))
         spliced = x.clone()
         spliced[where] = torch.cat([inputs[:0], *outputs]).to(x)  # contexts of padding alone have no inputs
         return spliced
@@ -123,13 +130,23 @@ def reconstructed(sae: InferenceSAE, replaced: Tensor) -> Callable[[Tensor], Ten
 
 @torch.inference_mode()
 def ablation_sums(
-    corpus: Corpus, rows: Tensor, n_documents: int, *, model: SubjectModel, hook: str, mean: Tensor, ce_tokens: int, batch_size: int
+    corpus: Corpus,
+    rows: Tensor,
+    n_documents: int,
+    *,
+    model: SubjectModel,
+    hook: str,
+    mean: Tensor,
+    ce_tokens: int,
+    batch_size: int,
+    keeper: StreamKeeper | None = None,
 ) -> LossSums:
     """Losses of the clean model and with the site ablated.
 
     Args:
         rows: as in :func:`text_batches`.
         mean: (d_model,) the activation put in place by mean ablation.
+        keeper: what the streams of the clean passes are handed to.
 
     Returns:
         Scored targets, and the sums of clean, zero-ablated and mean-ablated losses; zeros when the model is not causal.
@@ -142,6 +159,8 @@ def ablation_sums(
             splice = model.splice(batch.tokens, hook)
             branches = [splice.clean, *(splice.logits(constant(value, batch.replaced)) for value in (torch.zeros_like(mean), mean))]
             sums.add(batch, torch.cat([token_losses(logits, batch) for logits in branches], dim=-1))
+            if keeper is not None:
+                keeper.take(splice.streams)
             progress.advance(len(batch.tokens))
     return sums
 
@@ -157,11 +176,15 @@ def fidelity_sums(
     hook: str,
     ce_tokens: int,
     batch_size: int,
+    streams: KeptStreams,
 ) -> dict[str, LossSums]:
-    """Losses with each SAE's reconstruction in place; the clean model, and its blocks before the hook, run once per batch for all.
+    """Losses with each SAE's reconstruction in place.
+
+    Where a text's streams were not kept, the clean model, and its blocks before the hook, run once per batch for all SAEs.
 
     Args:
         rows: as in :func:`text_batches`.
+        streams: those of the clean model on the same text.
 
     Returns:
         Per SAE scored targets, sum of losses and sum of KL divergences; zeros when the model is not causal.
@@ -171,7 +194,7 @@ def fidelity_sums(
         return sums
     with track(f"cross-entropy with {len(saes)} SAEs", scored_contexts(corpus, ce_tokens) * len(saes), "contexts") as progress:
         for batch in text_batches(corpus, rows, ce_tokens=ce_tokens, batch_size=batch_size):
-            splice = model.splice(batch.tokens, hook)
+            splice = model.splice(batch.tokens, hook, streams.of(batch.contexts))
             clean = torch.log_softmax(splice.clean, dim=-1)
             for name, sae in saes.items():
                 sums[name].add(batch, token_losses(splice.logits(reconstructed(sae, batch.replaced)), batch, clean))

@@ -6,7 +6,7 @@ The page and its Markdown twin are two renderings of the same blocks, so neither
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -26,6 +26,8 @@ class Cell:
     """Shown when the pointer rests on the cell."""
     colours: tuple[str, str] | None = None
     """Background and text colour, for heat maps."""
+    link: str | None = None
+    """Where the text leads to: an anchor of this page, or a file of the report's folder."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,55 @@ class Section:
     points: tuple[str, ...] = ()
     """A list, one sentence each."""
     chains: tuple[Chain, ...] = ()
+    parts: tuple[Section, ...] = ()
+    """Under headings of their own, after everything else."""
+
+    @property
+    def all_plots(self) -> tuple[Plot, ...]:
+        """Its figures and those of its parts, in the order they appear."""
+        return (*self.plots, *(plot for part in self.parts for plot in part.all_plots))
+
+    def suffixed(self, suffix: str) -> Section:
+        """The same with ``suffix`` behind every anchor and name of a figure."""
+        plots = tuple(replace(plot, name=plot.name + suffix) for plot in self.plots)
+        return replace(self, id=self.id + suffix, plots=plots, parts=tuple(part.suffixed(suffix) for part in self.parts))
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A token on which a latent fires strongly, with the text around it."""
+
+    before: str
+    text: str
+    after: str
+    note: str
+    """Activation and origin."""
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What is shown of one latent; its anchor is ``latent-<number>``."""
+
+    number: int
+    reasons: tuple[str, ...]
+    """Why it is shown."""
+    tables: tuple[Table, ...]
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True)
+class FeaturePage:
+    """The latents shown of one SAE, a page of their own."""
+
+    sae_id: str
+    sentences: tuple[str, ...]
+    overview: Table
+    latents: tuple[Latent, ...]
+
+    @property
+    def file(self) -> str:
+        """Where the page lies in the report's folder."""
+        return f"features/{self.sae_id}.html"
 
 
 @dataclass(frozen=True)
@@ -111,11 +162,13 @@ class Report:
     heat: tuple[Table, ...]
     """The matrix of training mix x evaluation set, one table per layer, for the first screen."""
     sections: tuple[Section, ...]
+    pages: tuple[FeaturePage, ...] = ()
+    """The latents of the SAEs, a page each."""
 
     @property
     def plots(self) -> tuple[Plot, ...]:
         """All figures in the order they appear."""
-        return tuple(plot for section in self.sections for plot in section.plots)
+        return tuple(plot for section in self.sections for plot in section.all_plots)
 
 
 def text_row(*values: Any) -> tuple[Cell, ...]:

@@ -1,98 +1,78 @@
-"""Writing a report: the page, its Markdown twin, every figure with the data behind it, and the findings as JSON."""
+"""Writing a report: the page, its Markdown twin, a page per SAE with its latents, every figure with its data, and the findings as JSON."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sae_pipeline.analysis.tables import StudyTables
+from sae_pipeline.reports.blocks import Report
 from sae_pipeline.reports.content import gather
-from sae_pipeline.reports.html import render_html
+from sae_pipeline.reports.frames import StudyFrames
+from sae_pipeline.reports.html import render_features, render_html
 from sae_pipeline.reports.markdown import render_markdown
 from sae_pipeline.reports.style import figure_png
 from sae_pipeline.study import Study
 
 
-def build_report(
-    folder: Path,
-    *,
-    study: Study,
-    tables: StudyTables,
-    subject: dict[str, Any],
-    findings: pd.DataFrame,
-    matrix: pd.DataFrame,
-    expansion_curve: pd.DataFrame,
-    budget_curve: pd.DataFrame,
-    tradeoff: pd.DataFrame,
-    generalisation: pd.DataFrame,
-    root_causes: pd.DataFrame,
-    proposals: pd.DataFrame,
-    health: pd.DataFrame,
-    lineage: pd.DataFrame,
-    text: Mapping[str, pd.DataFrame],
-    positions: Mapping[str, pd.DataFrame] | None = None,
-    activation_statistics: pd.DataFrame,
-    massive_tokens: pd.DataFrame,
-    training: pd.DataFrame,
-    diverged: pd.DataFrame,
-) -> dict[str, Any]:
-    """Write ``index.html``, ``report.md``, ``findings.json`` and ``figures/<name>.png`` and ``.csv`` into ``folder``.
+def build_report(folder: Path, study: Study, frames: StudyFrames) -> dict[str, Any]:
+    """Write ``index.html``, ``report.md``, ``findings.json``, ``features/<sae_id>.html`` and ``figures/<name>.png`` and ``.csv`` into ``folder``.
 
     Equal arguments give equal bytes: nothing written knows the time, the host or the folder.
 
     Args:
         folder: an existing folder.
         study: the study as declared; its name, description, mixes and confidence are stated.
-        tables: the metric tables.
-        subject: the record of the subject model; ``d_model`` and ``n_layers`` are stated where it has them.
-        findings: rows of :class:`sae_pipeline.analysis.hypotheses.Finding`.
-        matrix, expansion_curve, budget_curve, tradeoff: frames of :mod:`sae_pipeline.analysis.summaries`.
-        generalisation, root_causes, proposals: as in the warehouse.
-        health: rows of marks: sae_id, evaluation_set, rubric, metric, value, mark, band, note; may be empty.
-        text: the text tables by name: corpus_statistics, left_out, duplicates, adequacy, token_ranks.
-        positions: the position tables by name, or None where the study does not ask for them.
-        activation_statistics, massive_tokens: what the raw activations are like, as in the warehouse.
-        training: the monitored steps of every SAE, as in the warehouse.
-        diverged: the arms that were stopped, as in the warehouse.
-        lineage: one row per artifact: artifact_stage, what, fingerprint, content, inputs, created, seconds, libraries.
+        frames: what was measured and found; a section whose frames are None is left out.
 
     Returns:
         The headline sentence and its verdict, the number of SAEs, figures and findings, and findings per verdict.
     """
-    report = gather(
-        study=study, tables=tables, findings=findings, health=health, lineage=lineage, matrix=matrix, expansion_curve=expansion_curve,
-        budget_curve=budget_curve, tradeoff=tradeoff, generalisation=generalisation, root_causes=root_causes, proposals=proposals,
-        subject=subject, text=text, positions=positions,
-        activation_statistics=activation_statistics, massive_tokens=massive_tokens, training=training,
-        diverged=diverged,
-    )  # fmt: skip
-    figures = folder / "figures"
+    report = gather(study, frames)
+    drawn = write_report(folder, report, findings=frames.findings, variance_shares=frames.variance_shares)
+    verdicts = frames.findings["verdict"].value_counts().sort_index()
+    return {
+        "headline": report.headline_sentence,
+        "verdict": report.headline.word if report.headline else "no claim tested",
+        "saes": len(frames.tables.saes),
+        "figures": drawn,
+        "feature_pages": len(report.pages),
+        "findings": len(frames.findings),
+        **{str(verdict): int(count) for verdict, count in verdicts.items()},
+    }
+
+
+def write_report(folder: Path, report: Report, *, findings: pd.DataFrame | None = None, variance_shares: pd.DataFrame | None = None) -> int:
+    """Write any report into an existing folder, with ``findings.json`` where there are findings; how many figures it has."""
+    figures, features = folder / "figures", folder / "features"
     figures.mkdir(parents=True, exist_ok=True)
     pictures = {plot.name: figure_png(plot.draw()) for plot in report.plots}
     for plot in report.plots:
         (figures / f"{plot.name}.png").write_bytes(pictures[plot.name])
         plot.frame.to_csv(figures / f"{plot.name}.csv", index=False, lineterminator="\n")
+    for page in report.pages:
+        features.mkdir(exist_ok=True)
+        (folder / page.file).write_text(render_features(page, report.name), encoding="utf-8")
     (folder / "index.html").write_text(render_html(report, pictures), encoding="utf-8")
     (folder / "report.md").write_text(render_markdown(report), encoding="utf-8")
-    rows = [{name: _json_value(value) for name, value in row.items()} for row in findings.to_dict("records")]
-    (folder / "findings.json").write_text(json.dumps({"findings": rows}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    verdicts = findings["verdict"].value_counts().sort_index()
+    if findings is not None:
+        document = findings_document(findings, variance_shares)
+        (folder / "findings.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return len(pictures)
+
+
+def findings_document(findings: pd.DataFrame, variance_shares: pd.DataFrame | None) -> dict[str, list[dict[str, Any]]]:
+    """What ``findings.json`` holds: the rows of both tables, with null for what is not a number."""
+    tables = {"findings": findings, "variance_shares": pd.DataFrame() if variance_shares is None else variance_shares}
     return {
-        "headline": report.headline_sentence,
-        "verdict": report.headline.word if report.headline else "no claim tested",
-        "saes": len(tables.saes),
-        "figures": len(pictures),
-        "findings": len(findings),
-        **{str(verdict): int(count) for verdict, count in verdicts.items()},
+        name: [{str(column): _json_value(cell) for column, cell in row.items()} for row in frame.to_dict("records")] for name, frame in tables.items()
     }
 
 
 def _json_value(value: Any) -> Any:
-    """A cell of a frame as JSON has it: numpy numbers become Python's, what is not finite becomes null."""
+    """A cell of a frame as JSON has it: numpy numbers become Python's, what is missing or not finite becomes null."""
     value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return None if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)) else value

@@ -1,4 +1,4 @@
-"""The sections that conclude: findings with their evidence, limitations, and the lineage under it all."""
+"""The findings: every claim with its verdict and evidence, and which factor accounts for how much of the variance."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from sae_pipeline.analysis.tables import SETTING, StudyTables, design, regime
 from sae_pipeline.analysis.verdicts import ALL_LAYERS
 from sae_pipeline.reports import evidence, figures
-from sae_pipeline.reports.blocks import Cell, Chain, Claim, Plot, Section, Table, text_row
+from sae_pipeline.reports.blocks import Cell, Claim, Plot, Section, Table, text_row
+from sae_pipeline.reports.variance import variance_part
 from sae_pipeline.reports.wording import (
     NONE,
     VERDICT_WORDS,
@@ -24,7 +24,6 @@ from sae_pipeline.reports.wording import (
     listed,
     signed,
 )
-from sae_pipeline.study import Study
 
 SPREAD = "SEED"
 """Id of the claim about seeds, whose estimate is a standard deviation and no difference: it is printed without a sign, and judged
@@ -74,20 +73,28 @@ def _estimate(row: Any, shown: Callable[[float, int], str]) -> str:
     return f"{shown(row.estimate, digits)} {interval(row.low, row.high, digits)}"
 
 
-def finding_section(findings: pd.DataFrame, confidence: float) -> Section:
-    """Every claim tested, what the evidence says, and the in-domain advantage mix pair by mix pair."""
+def finding_section(findings: pd.DataFrame, confidence: float, variance_shares: pd.DataFrame | None = None) -> Section:
+    """Every claim tested, what the evidence says, the in-domain advantage mix pair by mix pair, and the shares of variance.
+
+    Args:
+        findings: rows of the warehouse's ``findings``, of one site.
+        confidence: level of the intervals.
+        variance_shares: rows of ``variance_shares``, of one site.
+    """
     title = "Findings"
+    parts = () if variance_shares is None or variance_shares.empty else (variance_part(variance_shares, confidence),)
     if findings.empty:
-        return Section("finding", title, ("No claim was tested in this study, so nothing is concluded.",))
+        return Section("finding", title, ("No claim was tested in this study, so nothing is concluded.",), parts=parts)
     heads = claims(findings, confidence)
     by_verdict = {verdict: [claim for claim in heads.values() if claim.verdict == verdict] for verdict in VERDICT_WORDS}
     sentences = [
         f"Of {counted(len(heads), 'claim')}, {listed([f'{len(group)} {VERDICT_WORDS[v]}' for v, group in by_verdict.items() if group])}.",
-        f"A claim is supported (contradicted) when its whole {100 * confidence:g} % interval and every single seed lie above (below) zero; "
-        "everything else is inconclusive, which is not evidence of no effect. "
+        f"A claim is supported (contradicted) when its whole {100 * confidence:g} % interval and every single seed lie above (below) zero and its p-value, adjusted "
+        f"for the number of claims tested (Holm 1979), is at most {decimal(1 - confidence, 2)}; everything else is inconclusive, which is not evidence of no effect. "
+        "Rows that are no headline are adjusted among those of their claim. "
         "The claim about seeds holds two intervals against each other, named in its note, and is supported (contradicted) when the one of the "
         "spread between seeds lies wholly below (above) the one of the difference between mixes. "
-        "Documents are those resampled; a cell is one mix, layer and expansion factor.",
+        "A cell is one mix, layer and expansion factor.",
     ]
     ordered = tuple(claim for group in by_verdict.values() for claim in group)
     plots: tuple[Plot, ...] = ()
@@ -98,15 +105,15 @@ def finding_section(findings: pd.DataFrame, confidence: float) -> Section:
         unit = "in-domain advantage: difference of differences in explained variance (share of 1)"
         caption = "(set A − set B) of the mix that leans to A, minus the same of the mix that leans to B; right of zero favours matching text."
         plots = (Plot("finding", said, caption, frame, partial(figures.forest, frame, said, unit)),)
-    columns = ("id", "claim", "scope", "verdict", "estimate", "interval", "cells", "documents", "seeds", "note")
+    columns = ("id", "claim", "scope", "verdict", "estimate", "interval", "p", "p, adjusted", "cells", "documents", "seeds", "note")
     rows = tuple(
         text_row(
             r.id, r.claim, r.scope, Cell(VERDICT_WORDS[r.verdict], mark=r.verdict), Cell(_shown(r.id)(r.estimate, digits_for(r.low, r.high)), _key(r.estimate)),
-            interval(r.low, r.high), Cell(str(r.cells), r.cells), Cell(str(r.documents), r.documents), Cell(str(r.seeds), r.seeds), r.note,
+            interval(r.low, r.high), _p_cell(r.p_value), _p_cell(r.p_adjusted), Cell(str(r.cells), r.cells), Cell(str(r.documents), r.documents), Cell(str(r.seeds), r.seeds), r.note,
         ) for r in evidence.rows_of(findings)
     )  # fmt: skip
     table = Table(f"All {counted(len(rows), 'test')}, scope by scope", columns, rows, folded=True)
-    return Section("finding", title, tuple(sentences), ordered, plots, (table,))
+    return Section("finding", title, tuple(sentences), ordered, plots, (table,), parts=parts)
 
 
 def forest_rows(findings: pd.DataFrame) -> pd.DataFrame:
@@ -122,76 +129,9 @@ def forest_rows(findings: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-# ------------------------------------------------------------------------------------------------ limitations and lineage
-
-
-def limitations_section(study: Study, tables: StudyTables, findings: pd.DataFrame, subject: dict[str, Any]) -> Section:
-    """What the study cannot say, from its own sizes."""
-    settings = design(tables.saes).groupby(list(SETTING))["replicate"].nunique()
-    alone = int((settings == 1).sum())
-    documents = tables.baseline_sums.groupby("evaluation_set")["document"].nunique()
-    tested = findings[findings["verdict"] != "not_testable"]
-    skipped = findings[(findings["verdict"] == "not_testable") & (findings["scope"] == ALL_LAYERS)]
-    shape = ", ".join(f"{name} {subject[name]}" for name in ("d_model", "n_layers") if name in subject)
-    points = [
-        f"One subject model ({study.subject.model}{', ' + shape if shape else ''}) at {study.activations.site}, "
-        f"{listed([layer_name(layer) for layer in study.activations.layers])}: nothing here speaks for other models, sites or layers.",
-        f"{alone} of {counted(len(settings), 'setting')} were trained with one seed; where no seeds are averaged, intervals leave out the noise of training."
-        if alone
-        else f"Every setting was trained with {int(settings.min())} seeds or more; with so few, the spread between seeds is itself uncertain.",
-        f"SAEs saw at most {int(tables.saes['tokens'].max()):,} training tokens; effects may shrink or grow with longer training.",
-        "Learning rate, warm-up and the other training settings were not tuned per cell, so a factor's effect includes how well those settings suit it.",
-    ]
-    if len(documents):
-        few = documents.idxmin()
-        points.append(
-            f"Intervals resample held-out documents; the smallest set ({few}) has {counted(int(documents.min()), 'document')}. They describe text like these "
-            "documents and no other."
-        )
-    if len(tested) > 1:
-        rate = 1 - study.analysis.confidence
-        points.append(
-            f"{len(tested)} intervals were drawn at {100 * study.analysis.confidence:g} % each without correction for their number: about "
-            f"{decimal(len(tested) * rate, 1)} would miss zero on their own if nothing had an effect."
-        )
-    if len({regime(expansion) for expansion in tables.saes["expansion"]}) > 1:
-        points.append("Undercomplete and overcomplete dictionaries are different tasks; they are never ranked together.")
-    points += [f"Not testable here: {row.claim} ({row.note})." for row in evidence.rows_of(skipped)]
-    return Section("limitations", "Limitations", points=tuple(points))
-
-
-def lineage_section(lineage: pd.DataFrame, tables: StudyTables, health: pd.DataFrame, findings: pd.DataFrame) -> Section:
-    """Which artifacts every table rests on, and the chain of them back to the text."""
-    chain = evidence.lineage_chain(lineage)
-    stages = list(dict.fromkeys(link["stage"] for link in chain))
-    counts = {stage: sum(link["stage"] == stage for link in chain) for stage in stages}
-    sizes = {name: len(getattr(tables, name)) for name in ("saes", "sae_metrics", "document_sums", "baseline_sums", "feature_stats")}
-    sizes |= {"health": len(health), "findings": len(findings)}
-    rests = tuple(
-        text_row(
-            name, Cell(f"{size:,}", size), " → ".join(f"{stage} ({counts[stage]})" for stage in evidence.RESTS_ON[name] if stage in counts) or NONE
-        )
-        for name, size in sizes.items()
-    )
-    table = Table("Every table and the artifacts it is computed from", ("table", "rows", "computed from: stage (artifacts)"), rests, sortable=False)
-    chains = []
-    for stage in stages:
-        links = [link for link in chain if link["stage"] == stage]
-        rows = tuple(
-            text_row(
-                link["what"], link["fingerprint"], listed(link["sources"], 4) or "the study file", link["created"],
-                Cell(decimal(link["seconds"], 1), link["seconds"]), ", ".join(f"{name} {version}" for name, version in sorted(link["libraries"].items())),
-            ) for link in links
-        )  # fmt: skip
-        text = f"{stage}: {counted(len(links), 'artifact')}, {decimal(sum(link['seconds'] for link in links), 1)} s"
-        columns = ("what", "fingerprint", "made from", "created", "seconds", "libraries")
-        chains.append(Chain(stage, text, Table(f"Artifacts of the stage {stage}", columns, rows)))
-    sentences = (
-        "A fingerprint names an artifact in the store by everything that went into it; the stages below are in the order they feed each other.",
-    )
-    if not chain:
-        sentences = ("No lineage was handed to this report.",)
-    return Section("lineage", "Lineage", sentences, tables=(table,), chains=tuple(chains))
+def _p_cell(value: float) -> Cell:
+    """A p-value, never as zero."""
+    return Cell(NONE, float("inf")) if value != value else Cell("< 0.001" if value < 0.001 else decimal(value, 3), float(value))
 
 
 def _key(value: float) -> float:

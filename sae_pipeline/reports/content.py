@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
@@ -13,13 +12,21 @@ from sae_pipeline.analysis.tables import StudyTables, evaluation_sets
 from sae_pipeline.reports import conclusions, factors
 from sae_pipeline.reports.activations import activations_section
 from sae_pipeline.reports.blocks import Claim, Report, Section
+from sae_pipeline.reports.concepts import concepts_section
 from sae_pipeline.reports.corpora import corpora_section
+from sae_pipeline.reports.features.links import ShownLatents
+from sae_pipeline.reports.features.pages import feature_pages
+from sae_pipeline.reports.frames import StudyFrames
 from sae_pipeline.reports.generalisation import generalisation_section
 from sae_pipeline.reports.health import health_section
+from sae_pipeline.reports.limitations import limitations_section
+from sae_pipeline.reports.lineage import lineage_section
+from sae_pipeline.reports.matching.section import matching_section
 from sae_pipeline.reports.positions import position_section
 from sae_pipeline.reports.recommendations import recommendations_section
+from sae_pipeline.reports.remedies import remedies_section
 from sae_pipeline.reports.training import training_section
-from sae_pipeline.reports.wording import compact, counted, listed
+from sae_pipeline.reports.wording import compact, counted, listed, times
 from sae_pipeline.study import Study
 
 SECTION_OF = {
@@ -29,101 +36,111 @@ SECTION_OF = {
     "budget": ("S0-15", "S0-16", "S0-21"),
     "seed": ("SEED",),
     "tradeoff": ("S0-19",),
+    "matching": ("S3-39", "S2-6", "S3-30", "S3-40", "S3-38"),
 }
 """Claims shown beside the factor they are about; every claim is in the findings as well."""
 
 
-def gather(
-    *,
-    study: Study,
-    tables: StudyTables,
-    findings: pd.DataFrame,
-    health: pd.DataFrame,
-    lineage: pd.DataFrame,
-    matrix: pd.DataFrame,
-    expansion_curve: pd.DataFrame,
-    budget_curve: pd.DataFrame,
-    tradeoff: pd.DataFrame,
-    generalisation: pd.DataFrame,
-    root_causes: pd.DataFrame,
-    proposals: pd.DataFrame,
-    subject: dict[str, Any],
-    text: Mapping[str, pd.DataFrame],
-    positions: Mapping[str, pd.DataFrame] | None = None,
-    activation_statistics: pd.DataFrame,
-    massive_tokens: pd.DataFrame,
-    training: pd.DataFrame,
-    diverged: pd.DataFrame,
-) -> Report:
-    """The report of a study as data; see :func:`sae_pipeline.reports.build.build_report` for the frames."""
-    confidence = study.analysis.confidence
-    frames = {"matrix": matrix, "expansion": expansion_curve, "budget": budget_curve, "tradeoff": tradeoff}
-    sections: list[Section] = []
-    for site in tables.sites:
-        here = {name: in_study_order(_at(site, frame), study) for name, frame in frames.items()}
-        sections += _of_site(site, tables, _factor_sections(study, tables.at_site(site), _at(site, findings), here))
-    sections += [
-        training_section(training, tables.saes, diverged),
-        corpora_section(
-            text["corpus_statistics"],
-            text["duplicates"],
-            text["adequacy"],
-            text["token_ranks"],
-            text["left_out"],
-            mixes=list(study.mixes),
-            sources=list(study.sources),
-        ),
-        activations_section(
-            activation_statistics,
-            massive_tokens,
-            corpora=[*study.mixes, *(f"held_out/{name}" for name in study.held_out)],
-            control=study.subject.weights == "randomised",
-        ),
-        *(
-            section
-            for site in tables.sites
-            if positions is not None
-            for section in _of_site(site, tables, [position_section({name: _at(site, frame) for name, frame in positions.items()}, tables.saes)])
-        ),
-        health_section(health, load_rubrics(study.analysis.rubrics), tables, evaluation_sets(tables, "in_sample")),
-        *(section for site in tables.sites for section in _of_site(site, tables, [generalisation_section(_at(site, generalisation), confidence)])),
-        recommendations_section(root_causes, proposals),
-        *(section for site in tables.sites for section in _of_site(site, tables, [conclusions.finding_section(_at(site, findings), confidence)])),
-        conclusions.limitations_section(study, tables, findings, subject),
-        conclusions.lineage_section(lineage, tables, health, findings),
-    ]
-    said = conclusions.claims(_at(tables.sites[0], findings), confidence)
+def gather(study: Study, frames: StudyFrames) -> Report:
+    """The report of a study as data: the summary, then what :func:`_sections` says; a section whose frames are None is left out."""
+    first = frames.at_site(frames.tables.sites[0])
+    said = conclusions.claims(first.findings, study.analysis.confidence)
     main = headline(said)
+    pages = feature_pages(frames)
     return Report(
         name=study.name,
         description=study.description,
         headline=main,
         headline_sentence=f"{main.text} {main.word.capitalize()}: {main.evidence}." if main else "No claim was tested in this study.",
-        facts=_facts(study, tables, subject),
-        heat=factors.heat_tables(in_study_order(_at(tables.sites[0], matrix), study)),
-        sections=tuple(sections),
+        facts=_facts(study, frames),
+        heat=factors.heat_tables(in_study_order(first.matrix, study)),
+        sections=tuple(_sections(study, frames, ShownLatents(pages))),
+        pages=pages,
     )
 
 
-def _at(site: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one site; all of them in a frame that knows of none."""
-    return frame[frame["site"] == site].reset_index(drop=True) if "site" in frame.columns else frame
+def _sections(study: Study, frames: StudyFrames, shown: ShownLatents) -> Iterator[Section]:
+    """Factor by factor, the trade-off, health, what the latents are, conclusions with their limits, and at the end what they rest on."""
+    tables, confidence = frames.tables, study.analysis.confidence
+    sites = {site: frames.at_site(site) for site in tables.sites}
+    for site, here in sites.items():
+        yield from _of_site(site, tables, _factor_sections(study, here))
+    if frames.health is not None:
+        yield health_section(frames.health, load_rubrics(study.analysis.rubrics), tables, evaluation_sets(tables, "in_sample"), shown)
+    for site, here in sites.items():
+        yield from _of_site(site, tables, list(_latent_sections(here, confidence, shown)))
+    yield from frames.sections
+    for site, here in sites.items():
+        yield from _of_site(site, tables, [conclusions.finding_section(here.findings, confidence, here.variance_shares)])
+    for site, here in sites.items():
+        if here.recommendations is not None:
+            yield from _of_site(site, tables, [recommendations_section(here.recommendations)])
+    if frames.root_causes is not None and frames.proposals is not None:
+        yield remedies_section(frames.root_causes, frames.proposals)
+    yield limitations_section(study, frames)
+    yield from _what_went_in(study, frames)
+    if frames.lineage is not None:
+        yield lineage_section(frames.lineage, frames)
 
 
-def _factor_sections(study: Study, tables: StudyTables, findings: pd.DataFrame, frames: dict[str, pd.DataFrame]) -> list[Section]:
+def _factor_sections(study: Study, frames: StudyFrames) -> list[Section]:
     """The sections that compare SAEs, all of one site."""
-    confidence = study.analysis.confidence
-    said = conclusions.claims(findings, confidence)
-    beside = {section: tuple(said[name] for name in names if name in said) for section, names in SECTION_OF.items()}
+    confidence, mixes = study.analysis.confidence, list(study.mixes)
+    beside = _claims_beside(frames.findings, confidence)
+    matrix, expansion, budget, tradeoff = (
+        in_study_order(frame, study) for frame in (frames.matrix, frames.expansion_curve, frames.budget_curve, frames.tradeoff)
+    )
     return [
-        factors.matrix_section(frames["matrix"], beside["matrix"], confidence),
-        factors.expansion_section(frames["expansion"], beside["expansion"], list(study.mixes)),
-        factors.budget_section(frames["budget"], beside["budget"], list(study.mixes)),
-        factors.architecture_section(tables, ()),
-        factors.seed_section(tables, beside["seed"]),
-        Section("layer", "Layer", (_layers(study),), beside["layer"]),
-        factors.tradeoff_section(frames["tradeoff"], tables, beside["tradeoff"]),
+        factors.matrix_section(matrix, beside["matrix"], confidence),
+        factors.expansion_section(expansion, beside["expansion"], mixes),
+        factors.budget_section(budget, beside["budget"], mixes),
+        factors.architecture_section(frames.tables, ()),
+        factors.seed_section(frames.tables, beside["seed"]),
+        Section("layer", "Layer", (_layers(frames.tables),), beside["layer"]),
+        factors.tradeoff_section(tradeoff, frames.tables, beside["tradeoff"]),
     ]
+
+
+def _claims_beside(findings: pd.DataFrame, confidence: float) -> dict[str, tuple[Claim, ...]]:
+    """The claims shown in each section."""
+    said = conclusions.claims(findings, confidence)
+    return {section: tuple(said[name] for name in names if name in said) for section, names in SECTION_OF.items()}
+
+
+def _latent_sections(frames: StudyFrames, confidence: float, shown: ShownLatents) -> Iterator[Section]:
+    """What SAEs do on other text, and what their latents are: shared or their own, concepts, positions; all of one site."""
+    saes = frames.tables.saes
+    if frames.generalisation is not None:
+        yield generalisation_section(frames.generalisation, confidence)
+    if frames.matching is not None:
+        yield matching_section(frames.matching, saes, _claims_beside(frames.findings, confidence)["matching"], shown)
+    if frames.concepts is not None:
+        yield concepts_section(frames.concepts, saes, confidence)
+    if frames.positions is not None:
+        yield position_section(frames.positions, saes)
+
+
+def _what_went_in(study: Study, frames: StudyFrames) -> Iterator[Section]:
+    """Training, text and activations: what every figure rests on."""
+    if frames.training is not None and frames.diverged is not None:
+        yield training_section(frames.training, frames.tables.saes, frames.diverged)
+    if frames.text is not None:
+        yield corpora_section(
+            frames.text["corpus_statistics"],
+            frames.text["duplicates"],
+            frames.text["adequacy"],
+            frames.text["token_ranks"],
+            frames.text["left_out"],
+            mixes=list(study.mixes),
+            sources=list(study.sources),
+        )
+    if frames.activation_statistics is not None and frames.massive_tokens is not None:
+        yield activations_section(
+            frames.activation_statistics,
+            frames.massive_tokens,
+            corpora=[*study.mixes, *(f"held_out/{name}" for name in study.held_out)],
+            control=study.subject.weights == "randomised",
+        )
 
 
 def _of_site(site: str, tables: StudyTables, sections: list[Section]) -> list[Section]:
@@ -131,15 +148,7 @@ def _of_site(site: str, tables: StudyTables, sections: list[Section]) -> list[Se
     if len(tables.sites) == 1:
         return sections
     suffix = "" if site == tables.sites[0] else f"-{site}"
-    return [
-        replace(
-            section,
-            id=section.id + suffix,
-            title=f"{section.title} ({site})",
-            plots=tuple(replace(plot, name=plot.name + suffix) for plot in section.plots),
-        )
-        for section in sections
-    ]
+    return [replace(section.suffixed(suffix), title=f"{section.title} ({site})") for section in sections]
 
 
 def headline(said: dict[str, Claim]) -> Claim | None:
@@ -160,26 +169,29 @@ def in_study_order(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
     return frame.sort_values(keys, key=key, kind="stable", ignore_index=True)
 
 
-def _layers(study: Study) -> str:
-    layers = study.activations.layers
+def _layers(tables: StudyTables) -> str:
+    layers = sorted(set(tables.saes["layer"]))
     if len(layers) == 1:
         return f"The study has one layer ({layers[0]}), so nothing here is an effect of depth."
     return f"Layers {listed([str(layer) for layer in layers])} of the subject model; explained variance is a share of each layer's own variance."
 
 
-def _facts(study: Study, tables: StudyTables, subject: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    documents = tables.baseline_sums[["evaluation_set", "document"]].drop_duplicates()
-    seeds = tables.saes[["init_seed", "data_seed"]].drop_duplicates()
-    model = str(study.subject.model).rstrip("/").rsplit("/", 1)[-1]
-    width = f", width {subject['d_model']}" if "d_model" in subject else ""
-    return (
-        ("SAEs", f"{len(tables.saes):,}"),
+def _facts(study: Study, frames: StudyFrames) -> tuple[tuple[str, str], ...]:
+    saes = frames.tables.saes
+    documents = frames.tables.baseline_sums[["evaluation_set", "document"]].drop_duplicates()
+    seeds = saes[["init_seed", "data_seed"]].drop_duplicates()
+    read = f" ({counted(len(documents), 'document')})" if len(documents) else ""
+    facts = [
+        ("SAEs", f"{len(saes):,}"),
         ("training mixes", listed(list(study.mixes), 5)),
-        ("evaluation sets", f"{listed(list(study.held_out), 5)} ({counted(len(documents), 'document')})"),
-        ("layers", listed([str(layer) for layer in study.activations.layers], 8)),
-        ("expansion factors", listed([f"×{e:g}" for e in study.saes.expansions], 8)),
-        ("token budgets", listed([compact(t) for t in sorted(set(tables.saes["tokens"]))], 6)),
-        ("architectures", listed(sorted(set(tables.saes["architecture"])), 6)),
+        ("evaluation sets", f"{listed(list(study.held_out), 5)}{read}"),
+        ("layers", listed([str(layer) for layer in sorted(set(saes["layer"]))], 8)),
+        ("expansion factors", listed([times(e) for e in sorted(set(saes["expansion"]))], 8)),
+        ("token budgets", listed([compact(t) for t in sorted(set(saes["tokens"]))], 6)),
+        ("architectures", listed(sorted(set(saes["architecture"])), 6)),
         ("seeds", str(len(seeds))),
-        ("subject model", f"{model}{width}"),
-    )
+    ]
+    if frames.subject is not None:
+        model = str(study.subject.model).rstrip("/").rsplit("/", 1)[-1]
+        facts.append(("subject model", model + (f", width {frames.subject['d_model']}" if "d_model" in frames.subject else "")))
+    return tuple(facts)

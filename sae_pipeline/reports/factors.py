@@ -55,10 +55,11 @@ def matrix_section(matrix: pd.DataFrame, claims: Claims, confidence: float) -> S
             else f"Which mix is highest depends on the evaluation set or layer ({listed(winners)})"
         )
         title = f"{which}; on one set mixes differ by up to {decimal(span, digits)}"
-        sentences.append(
-            f"Brackets are {100 * confidence:g} % intervals of each figure by itself. Mixes are evaluated on the same documents, so two brackets may "
-            "overlap where the paired difference is clear: compare mixes by the findings, not by overlap."
-        )
+        if known["low"].notna().any():
+            sentences.append(
+                f"Brackets are {100 * confidence:g} % intervals of each figure by itself. Mixes are evaluated on the same documents, so two brackets may "
+                "overlap where the paired difference is clear: compare mixes by the findings, not by overlap."
+            )
     columns = ("layer", "training mix", "evaluation set", "explained variance", "interval", "SAEs")
     rows = tuple(
         text_row(
@@ -115,7 +116,7 @@ def expansion_section(curve: pd.DataFrame, claims: Claims, mixes: Sequence[str])
         factors = listed([times(e) for e in sorted(set(curve["expansion"]))])
         why = f"No SAEs of this study differ in nothing but the expansion factor (found {factors or 'none'}), so there is no curve."
         return Section("expansion", "Expansion factor", (why,), claims)
-    caption = "Mean over the arms that exist at every factor of a line; bars are intervals over documents and seeds. Rows share their vertical axis."
+    caption = f"Mean over the arms that exist at every factor of a line{_bars(lines)}. Rows share their vertical axis."
     title = _statement(claims, said[0])
     plot = Plot("expansion", title, caption, curve, partial(figures.curves, lines, title, factor="expansion", mixes=mixes))
     return Section("expansion", "Expansion factor", tuple(f"{sentence}." for sentence in said), claims, (plot,))
@@ -134,11 +135,17 @@ def budget_section(curve: pd.DataFrame, claims: Claims, mixes: Sequence[str]) ->
     if len(budgets) > 2:
         last = _rise(lines[lines["tokens"].isin(budgets[-2:])], "tokens", compact)
         sentences += [f"The last step alone: {last[0].lower()}{last[1:]}."] if last else []
-    sentences.append("Every budget is a run of its own with its own learning-rate schedule, not a snapshot of a longer run.")
-    caption = "Mean over the arms trained at every budget of a line; bars are intervals over documents and seeds. Rows share their vertical axis."
+    if lines["documents"].any():  # trained here, and not a table from elsewhere
+        sentences.append("Every budget is a run of its own with its own learning-rate schedule, not a snapshot of a longer run.")
+    caption = f"Mean over the arms trained at every budget of a line{_bars(lines)}. Rows share their vertical axis."
     title = _statement(claims, said)
     plot = Plot("budget", title, caption, curve, partial(figures.curves, lines, title, factor="tokens", mixes=mixes))
     return Section("budget", "Token budget", tuple(sentences), claims, (plot,))
+
+
+def _bars(lines: pd.DataFrame) -> str:
+    """What the bars of a figure are, where it has any."""
+    return "; bars are intervals over documents and seeds" if lines["low"].notna().any() else ""
 
 
 def _statement(claims: Claims, described: str) -> str:
@@ -201,7 +208,8 @@ def seed_section(tables: StudyTables, claims: Claims) -> Section:
     """How far seeds lie apart, the yardstick for every other difference."""
     spread = evidence.seed_spread(tables)
     if spread.empty:
-        return Section("seed", "Seed", ("Every configuration was trained with one seed, so no interval here holds the noise of training.",), claims)
+        left_out = ", so no interval here holds the noise of training" if len(tables.document_sums) else ""
+        return Section("seed", "Seed", (f"Every configuration was trained with one seed{left_out}.",), claims)
     widest = spread.sort_values("max", kind="stable").iloc[-1]
     sentences = (
         f"Between seeds of one configuration, explained variance differs by at most {decimal(widest['max'], 4)} "
@@ -243,7 +251,7 @@ def tradeoff_section(points: pd.DataFrame, tables: StudyTables, claims: Claims) 
         said = f"Explained variance is {spread}: too few settings to see a trade-off"
     settings = points[["mix", "layer", "expansion", "architecture", "sparsity", "tokens"]].drop_duplicates()
     sentences = (f"{said}.", f"{counted(len(settings), 'setting')} with {active}; explained variance {spread}.")
-    caption = "One point per setting (its seeds averaged); bars are intervals both ways, often smaller than the marker. Up and to the left is better."
+    caption = "One point per setting (its seeds averaged); bars, where drawn, are intervals both ways, often smaller than the marker. Up and to the left is better."
     statement = _statement(claims, said)
     plot = Plot("tradeoff", statement, caption, points, partial(figures.tradeoff, points, statement))
     return Section("tradeoff", title, sentences, claims, (plot,), (sae_table(tables),))

@@ -62,7 +62,8 @@ def matrix(frame: pd.DataFrame, title: str) -> Figure:
             ax.grid(False)
             ax.spines[:].set_visible(False)
             ax.tick_params(length=0)
-        fig.supxlabel("explained variance (share of 1), in brackets its interval; ★ highest estimate of the column", fontsize=9)
+        brackets = ", in brackets its interval" if frame["low"].notna().any() else ""
+        fig.supxlabel(f"explained variance (share of 1){brackets}; ★ highest estimate of the column", fontsize=9)
         return fig
 
 

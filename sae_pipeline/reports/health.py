@@ -15,14 +15,23 @@ from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.reports import figures
 from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
 from sae_pipeline.reports.evidence import rows_of
+from sae_pipeline.reports.features.choice import DENSE
+from sae_pipeline.reports.features.links import ShownLatents
 from sae_pipeline.reports.style import MARK_COLOURS
-from sae_pipeline.reports.wording import NONE, counted, layer_name, listed, percent
+from sae_pipeline.reports.wording import NONE, counted, decimal, layer_name, listed, percent
+
+NO_PAGES = ShownLatents()
+
+DENSE_SHOWN = 60
+"""Dense latents listed; ``dense_latents.json`` beside the warehouse names all."""
 
 VERDICT_MARKS = {"good": "good", "variable": "warning", "poor": "poor", NOT_JUDGED: NOT_JUDGED}
 """The mark whose colour stands for a verdict across evaluation sets."""
 
 
-def health_section(health: pd.DataFrame, rubrics: Sequence[Rubric], tables: StudyTables, in_sample: Sequence[str]) -> Section:
+def health_section(
+    health: pd.DataFrame, rubrics: Sequence[Rubric], tables: StudyTables, in_sample: Sequence[str], latents: ShownLatents = NO_PAGES
+) -> Section:
     """Marks per metric over all SAEs, one row per SAE with a mark per metric and a bottom line, and the rubrics side by side.
 
     Args:
@@ -30,6 +39,7 @@ def health_section(health: pd.DataFrame, rubrics: Sequence[Rubric], tables: Stud
         rubrics: the study's rubrics; the first gives the headline and the bottom lines.
         tables: the metric tables.
         in_sample: the in-sample evaluation sets; where there is none, SAEs are judged over all sets.
+        latents: the latents that have a page.
     """
     if health.empty:
         return Section("health", "Health", ("No health marks: the rubric judged no SAE of this study.",))
@@ -53,6 +63,7 @@ def health_section(health: pd.DataFrame, rubrics: Sequence[Rubric], tables: Stud
         _layers(health, rubrics, tables, in_sample),
         _side_by_side(health, rubrics, in_sample, where),
         _disagreements(disagreements(health), rubrics),
+        _dense(tables.feature_stats, in_sample, latents),
     ]
     sentences = (
         f"Judged by the rubric {rubric.name}: {said[0].lower()}{said[1:]}.",
@@ -220,6 +231,23 @@ def _disagreements(found: pd.DataFrame, rubrics: Sequence[Rubric]) -> Block:
     )
     columns = ("metric", "cases", "rubric", "mark", "band, of the first case", "other rubric", "mark", "band, of the first case")
     return (sentence,), (Table("Where two rubrics disagree", columns, rows, folded=True),)
+
+
+def _dense(stats: pd.DataFrame, in_sample: Sequence[str], latents: ShownLatents) -> Block:
+    """The latents that fire on most tokens, each leading to its page."""
+    looked_at = stats[stats["evaluation_set"].isin(in_sample)] if in_sample else stats
+    found = looked_at[looked_at["density"] > DENSE].sort_values("density", ascending=False, kind="stable").drop_duplicates(["sae_id", "latent"])
+    if found.empty:
+        return (), ()
+    rows = tuple(
+        text_row(r.sae_id, latents.cell(r.sae_id, int(r.latent)), r.evaluation_set, Cell(decimal(100 * r.density, 1), r.density), latents.text(r.sae_id, int(r.latent)))
+        for r in rows_of(found.head(DENSE_SHOWN))
+    )  # fmt: skip
+    sentence = (
+        f"{counted(len(found), 'latent')} of {counted(found['sae_id'].nunique(), 'SAE')} fire on more than {percent(DENSE)} of the tokens of a set."
+    )
+    caption = f"Latents that fire most, {len(rows)} of {len(found)} above {percent(DENSE)}; a number leads to the latent's page"
+    return (sentence,), (Table(caption, ("SAE", "latent", "evaluation set", "fires on (% of tokens)", "strongest token"), rows, folded=True),)
 
 
 def _bands(health: pd.DataFrame, rubrics: Sequence[Rubric]) -> Table:

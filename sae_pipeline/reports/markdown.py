@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from urllib.parse import quote
 
-from sae_pipeline.reports.blocks import Claim, Report, Section, Table
+from sae_pipeline.reports.blocks import Cell, Claim, Report, Section, Table
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#])")
 
@@ -26,10 +27,12 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _table(table)
     for section in report.sections:
         yield from _section(section)
+    if report.pages:
+        yield from ("## Latents, SAE by SAE", "", *(f"- [{_escape(page.sae_id)}]({quote(page.file)})" for page in report.pages), "")
 
 
-def _section(section: Section) -> Iterator[str]:
-    yield from (f"## {_escape(section.title)}", "")
+def _section(section: Section, level: int = 2) -> Iterator[str]:
+    yield from (f"{'#' * level} {_escape(section.title)}", "")
     for sentence in section.sentences:
         yield from (_escape(sentence), "")
     for claim in section.claims:
@@ -47,6 +50,8 @@ def _section(section: Section) -> Iterator[str]:
         yield from _table(table)
     for chain in section.chains:
         yield from _table(chain.table)
+    for part in section.parts:
+        yield from _section(part, level + 1)
 
 
 def _claim(claim: Claim) -> Iterator[str]:
@@ -61,8 +66,12 @@ def _table(table: Table) -> Iterator[str]:
     yield from (f"**{_escape(table.caption)}**", "")
     yield "| " + " | ".join(_escape(column) for column in table.columns) + " |"
     yield "|" + " --- |" * len(table.columns)
-    yield from ("| " + " | ".join(_escape(cell.text) for cell in row) + " |" for row in table.rows)
+    yield from ("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in table.rows)
     yield ""
+
+
+def _cell(cell: Cell) -> str:
+    return f"[{_escape(cell.text)}]({cell.link})" if cell.link else _escape(cell.text)
 
 
 def _escape(text: str) -> str:

@@ -28,7 +28,13 @@ SEABORN = {
 }
 """Maps that matplotlib lacks, at eight evenly spaced places (Waskom 2021, seaborn)."""
 
-RANGES = {"layer": ("viridis", 0.05, 0.72), "expansion": ("plasma", 0.05, 0.82), "position": ("flare", 0.0, 1.0), "quantile": ("mako", 0.1, 0.85)}
+RANGES = {
+    "layer": ("viridis", 0.05, 0.72),
+    "expansion": ("plasma", 0.05, 0.82),
+    "position": ("flare", 0.0, 1.0),
+    "quantile": ("mako", 0.1, 0.85),
+    "place": ("cividis", 0.0, 0.85),
+}
 """Map and the part of it used for each ordered dimension; the pale ends vanish on white."""
 
 NAMED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#4D4D4D")

@@ -31,7 +31,7 @@ MACHINE_COLUMNS = ("seconds", "tokens_per_second", "resident_bytes", "device_byt
 WHOLE_NUMBERS = ("step", "tokens", "resident_bytes", "device_bytes")
 
 DEAD_SHARE_WARNING = 0.25
-"""Share of dead latents worth a warning (S1-14)."""
+"""Share of dead latents worth a warning."""
 
 L0_TOLERANCE = 0.02
 """Relative miss of the target L0 beyond which architectures are not compared at matched sparsity; worth a warning."""

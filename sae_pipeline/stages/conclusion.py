@@ -1,15 +1,16 @@
-"""The study's tables, text and position tables, findings and foreign SAEs as one: what the warehouse holds and the report is drawn from."""
+"""The study's tables, text, position, matching and concept tables, findings, foreign SAEs and history as one: what the warehouse holds and the report is drawn from."""
 
 from __future__ import annotations
 
-from sae_pipeline.stages import findings, foreign, positions, tables, text, warehouse
+from sae_pipeline.stages import concepts, findings, foreign, history, matching, positions, tables, text, warehouse
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact
 
 
 def artifacts(ctx: StudyContext) -> list[Artifact]:
     """Those that have been computed for the study as it is."""
-    found = (tables.find(ctx), text.find(ctx), positions.find_tables(ctx), findings.find(ctx), foreign.find(ctx))
+    measured = (positions.find_tables(ctx), matching.find_tables(ctx), concepts.find_tables(ctx))
+    found = (tables.find(ctx), text.find(ctx), *measured, findings.find(ctx), foreign.find(ctx), history.find(ctx))
     return [artifact for artifact in found if artifact is not None]
 
 

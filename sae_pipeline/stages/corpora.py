@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_pipeline.stages import slices, subject
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.stages.sources import data_version, open_source, require_unchanged
+from sae_pipeline.stages.sources import commit, data_version, open_source, require_unchanged
 from sae_pipeline.store import Artifact, digest
 
 if TYPE_CHECKING:
@@ -82,4 +82,5 @@ def build(ctx: StudyContext, lane: str) -> Artifact:
             repeat=ctx.study.corpus.repeat,
         )
         require_unchanged(ctx, part["sources"])
-        return draft.publish(summary, content=content_hash(draft.path))
+        commits = {name: commit(ctx, name) for name in part["sources"]}
+        return draft.publish(summary | {"commits": commits}, content=content_hash(draft.path))

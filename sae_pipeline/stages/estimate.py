@@ -11,7 +11,7 @@ from sae_pipeline.activations.disk import estimate_bytes
 from sae_pipeline.reports.wording import counted
 from sae_pipeline.saes.memory import memory_budget, memory_groups
 from sae_pipeline.saes.schedule import steps_with_trunks
-from sae_pipeline.stages import subject
+from sae_pipeline.stages import matching, subject
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import Cell, cells, d_sae_of
 
@@ -20,6 +20,9 @@ FLOP_PER_SECOND = 2e11
 
 SAE_STEP = 4
 """Operations of an SAE's step per token and weight of W_enc: the encoder product's 2, and as much again in time for what reads active latents."""
+
+MATCH = 100
+"""Operations of matching a pair per entry of the cosines and dimension: four products, and what it takes to rank and to pair what they hold."""
 
 
 def estimate(ctx: StudyContext) -> dict[str, Any]:
@@ -73,6 +76,16 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
     if study.positions is not None:  # three readings of every hook point, and one with each architecture's SAE in place
         passes = 3 + len({group.architecture for group in study.saes.arms})
         operations += 2 * parameters * passes * study.positions.tokens * len(study.hook_points)
+    if study.matching is not None:
+        choices = [matching.declared_choice(study, point) for point in study.hook_points]
+        widths = [[d_sae_of(sae.cell.expansion, d_model) for sae in (pair.a, pair.b)] for choice in choices for pair in choice.pairs]
+        operations += sum(MATCH * d_model * here * there for here, there in widths)
+        left_out = sum(sum(choice.possible.values()) for choice in choices) - len(widths)
+        if left_out > 0:
+            notes.append(f"{counted(len(widths), 'pair')} of SAEs are matched and {left_out:,} left out; matching.pairs_per_factor is the limit")
+    if study.concepts is not None:  # one SAE of every cell reads the sets once
+        tokens_read = sum(min(study.held_out[name].tokens, study.concepts.tokens) for name in study.concepts.read_sets(study.held_out))
+        operations += sum(2 * d_model * d_sae_of(cell.expansion, d_model) * tokens_read for cell in all_cells if cell.arms)
     seconds = math.ceil(operations / FLOP_PER_SECOND + 0.5 * (len(all_cells) * 2 + 10))
     settings = study.activations
     corpora = [declared.tokens for declared in study.held_out.values()] + len(study.mixes) * [settings.tokens] * settings.cache

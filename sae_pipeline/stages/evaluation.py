@@ -124,6 +124,11 @@ def find_evaluation(ctx: StudyContext, sae: Artifact, baseline: Artifact) -> Art
     return ctx.store.find("evaluations", _evaluation_identity(ctx, sae, baseline)[0])
 
 
+def need_evaluation(ctx: StudyContext, sae: Artifact, baseline: Artifact) -> Artifact:
+    """The evaluation of a stored SAE on the set and layer of a baseline, which must exist."""
+    return ctx.store.open("evaluations", _evaluation_identity(ctx, sae, baseline)[0])
+
+
 def evaluate_on(ctx: StudyContext, held_out: str, point: HookPoint, stored: dict[str, Artifact]) -> dict[str, Artifact]:
     """Evaluate stored SAEs of one hook point, by label, on one set: all that are missing in one pass."""
     baseline = need_baseline(ctx, held_out, point)

@@ -163,7 +163,7 @@ def _figures(ctx: StudyContext, sae_id: str, cell: Cell) -> list[Figure]:
     gathered = tables.find(ctx)
     if gathered is None:
         return []
-    from sae_pipeline.analysis.bootstrap import Resamples, percentile_interval
+    from sae_pipeline.analysis.bootstrap import DocumentResamples, percentile_interval
     from sae_pipeline.analysis.tables import StudyTables
     from sae_pipeline.metrics.registry import METRICS
     from sae_pipeline.reports.model_card import Figure
@@ -171,7 +171,7 @@ def _figures(ctx: StudyContext, sae_id: str, cell: Cell) -> list[Figure]:
     everything: StudyTables = tables.study_tables(gathered).at_site(cell.point.site)
     alone = replace(everything, saes=everything.saes[everything.saes["sae_id"] == sae_id])
     settings = ctx.study.analysis
-    resamples = Resamples(alone, settings.bootstrap_samples, settings.seed)
+    resamples = DocumentResamples(alone, settings.bootstrap_samples, settings.seed)
     figures = []
     for row in alone.sae_metrics[alone.sae_metrics["sae_id"] == sae_id].to_dict("records"):
         name, kind = str(row["evaluation_set"]), str(row["kind"])

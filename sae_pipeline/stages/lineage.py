@@ -12,7 +12,21 @@ from sae_pipeline.store import Artifact
 if TYPE_CHECKING:
     import pandas as pd
 
-UPSTREAM = ("subject", "generated", "retrieved", "corpus", "activations", "surveys", "spelling", "baselines", "saes", "positions")
+UPSTREAM = (
+    "subject",
+    "generated",
+    "retrieved",
+    "corpus",
+    "activations",
+    "surveys",
+    "spelling",
+    "baselines",
+    "saes",
+    "positions",
+    "matching",
+    "layer_matches",
+    "concepts",
+)
 """Stages that the tables rest on; what comes after them is named by the tables themselves."""
 
 

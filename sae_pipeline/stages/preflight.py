@@ -6,15 +6,17 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from sae_pipeline.errors import BadInput, StorageError, StudyError, SubjectError
+from sae_pipeline.matching.pairs import DeclaredSae, named_pairs
 from sae_pipeline.saes.arm import Arm, check_division
 from sae_pipeline.saes.memory import ESTIMATE_FACTOR, group_bytes
 from sae_pipeline.stages import derived, saes, sources, warm_starts
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.study import Cell, cells, d_sae_of
+from sae_pipeline.study import Cell, Study, cells, d_sae_of
 from sae_pipeline.study.preset_writing import giver
 
 BYTES_PER_TOKEN = 12
@@ -43,11 +45,24 @@ def preflight(ctx: StudyContext) -> None:
     for cell in cells(ctx.study):
         _can_be_trained(ctx, cell)
         _begins_with_what_is_there(ctx, cell, sizes["d_model"] if sizes else None)
+    _can_be_matched(ctx.study)
     for name in ctx.study.sources:
         if sources.is_external(ctx, name):
             sources.data_version(ctx, name)
         else:
             derived.check(ctx, name)
+
+
+def _can_be_matched(study: Study) -> None:
+    """Refuse named pairs that are no comparison, and a map of directions that nothing here can draw."""
+    if study.matching is None:
+        return
+    named_pairs([DeclaredSae(cell, label) for cell in cells(study) for label in cell.arms], study.matching.pairs)
+    if study.matching.umap and find_spec("umap") is None:
+        raise StudyError(
+            "matching.umap: expected the package umap-learn, which lays directions out in the plane, found none here; "
+            "run `pip install 'sae-pipeline[umap]'` or set matching.umap to false"
+        )
 
 
 def _home_is_writable(root: Path) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from sae_pipeline.stages import (
     activations,
+    concepts,
     conclusion,
     corpora,
     derived,
     evaluation,
     findings,
+    history,
+    matching,
     positions,
     reports,
+    rubric_review,
     saes,
     scorecards,
     subject,
     tables,
     text,
+    versions,
 )
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import HookPoint
@@ -51,10 +56,30 @@ def present(ctx: StudyContext, lane: str, stage: str, point: HookPoint | None, e
         case "position_tables", None, None:
             missing = any(positions.find(ctx, point) is None for point in ctx.study.hook_points)
             return missing or positions.find_tables(ctx) is not None
+        case "feature_matches", HookPoint(), None:
+            evaluated = (evaluation.find(ctx, mix, point, e) for mix in ctx.study.mixes for e in ctx.study.saes.expansions)
+            return any(cell is None for cell in evaluated) or matching.find(ctx, point) is not None
+        case "layer_matches", None, None:
+            return matching.find_layers(ctx) is not None or any(matching.find(ctx, point) is None for point in ctx.study.hook_points)
+        case "match_tables", None, None:
+            matched = (*(matching.find(ctx, point) for point in ctx.study.hook_points), matching.find_layers(ctx))
+            return None in matched or matching.find_tables(ctx) is not None
+        case "concepts", HookPoint(), None:
+            cells = (saes.find(ctx, mix, point, e) for mix in ctx.study.mixes for e in ctx.study.saes.expansions)
+            return any(cell is None for cell in cells) or text.find(ctx) is None or concepts.find(ctx, point) is not None
+        case "concept_tables", None, None:
+            missing = any(concepts.find(ctx, point) is None for point in ctx.study.hook_points)
+            return missing or concepts.find_tables(ctx) is not None
         case "text_tables", None, None:
             return not text.can_be_described(ctx) or text.find(ctx) is not None
         case "metric_tables", None, None:
             return tables.find(ctx) is not None and conclusion.is_published(ctx)
+        case "evaluation_history", None, None:
+            return history.is_recorded(ctx)
+        case "versions", None, None:
+            return bool(versions.copies(ctx))
+        case "rubric_review", None, None:
+            return tables.find(ctx) is None or rubric_review.find(ctx) is not None
         case "findings", None, None:
             return tables.find(ctx) is None or findings.find(ctx) is not None
         case "comparison_report", None, None:

@@ -8,13 +8,17 @@ from itertools import product
 
 from sae_pipeline.stages import (
     activations,
+    concepts,
     corpora,
     derived,
     evaluation,
     findings,
     foreign,
+    history,
+    matching,
     positions,
     reports,
+    rubric_review,
     saes,
     scorecards,
     sources,
@@ -65,8 +69,19 @@ def _finders(ctx: StudyContext) -> Iterator[tuple[str, Callable[[], Artifact | N
     if study.positions is not None:
         for point in points:
             yield f"positions {point.key}", partial(positions.find, ctx, point)
+    if study.matching is not None:
+        for point in points:
+            yield f"feature_matches {point.key}", partial(matching.find, ctx, point)
+        yield "layer_matches", partial(matching.find_layers, ctx)
+    if study.concepts is not None:
+        for point in points:
+            yield f"concepts {point.key}", partial(concepts.find, ctx, point)
     yield "text_tables", partial(text.find, ctx)
     yield "position_tables", partial(positions.find_tables, ctx)
+    yield "match_tables", partial(matching.find_tables, ctx)
+    yield "concept_tables", partial(concepts.find_tables, ctx)
     yield "metric_tables", partial(tables.find, ctx)
+    yield "evaluation_history", partial(history.find, ctx)
+    yield "rubric_review", partial(rubric_review.find, ctx)
     yield "findings", partial(findings.find, ctx)
     yield "comparison_report", partial(reports.find, ctx)

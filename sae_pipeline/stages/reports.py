@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sae_pipeline.stages import findings, positions, slices, subject, tables, text
+from sae_pipeline.stages import concepts, findings, matching, positions, slices, subject, tables, text
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, digest, exclusive, storage_errors
 from sae_pipeline.study.fragments import PROPOSED_FILE, as_yaml
+
+if TYPE_CHECKING:
+    from sae_pipeline.reports.frames import StudyFrames
 
 STAGE = "report"
 SECTIONS = (
@@ -17,22 +20,26 @@ SECTIONS = (
     "expansion",
     "budget",
     "tradeoff",
+    "health",
+    "generalisation",
+    "finding",
+    "recommendations",
+    "remedies",
+    "limitations",
     "training",
     "text",
     "activations",
-    "finding",
-    "health",
-    "generalisation",
-    "recommendations",
     "lineage",
-    "limitations",
 )
+"""In every report; those of matching, concepts and positions are in it where the study asks for them."""
+
+ASKED_FOR = {"positions": positions, "matching": matching, "concepts": concepts}
+"""Parts that a study file may ask for, and the stages that gather their tables."""
 
 
 def _identity(ctx: StudyContext, gathered: Artifact, described: Artifact, found: Artifact) -> tuple[str, dict[str, Any]]:
     inputs = {"study": slices.report(ctx.study), "tables": gathered.content, "text": described.content, "findings": found.content}
-    if (measured := positions.find_tables(ctx)) is not None:
-        inputs["positions"] = measured.content
+    inputs |= {name: asked.content for name, stage in ASKED_FOR.items() if (asked := stage.find_tables(ctx)) is not None}
     return digest(STAGE, slices.VERSIONS[STAGE], inputs), inputs
 
 
@@ -50,27 +57,34 @@ def build(ctx: StudyContext) -> Artifact:
         if isinstance(draft, Artifact):
             artifact = draft
         else:
-            import pandas as pd
-
             from sae_pipeline.reports.build import build_report
 
-            frames = {name: pd.read_parquet(found.file(f"{name}.parquet")) for name in ("findings", *findings.SUMMARIES, *findings.ADVICE)}
-            frames |= {
-                name: pd.read_parquet(gathered.file(f"{name}.parquet"))
-                for name in (tables.HEALTH, tables.LINEAGE, tables.TRAINING, tables.DIVERGED, *tables.ACTIVATIONS)
-            }
-            summary = build_report(
-                draft.path,
-                study=ctx.study,
-                tables=tables.study_tables(gathered),
-                text=text.frames(described),
-                positions=positions.frames(positions.need_tables(ctx)) if ctx.study.positions is not None else None,
-                subject=subject.need(ctx).record,
-                **frames,
-            )
-            artifact = draft.publish(summary)
+            artifact = draft.publish(build_report(draft.path, ctx.study, _frames(ctx, gathered, described, found)))
     _publish(ctx, artifact)
     return artifact
+
+
+def _frames(ctx: StudyContext, gathered: Artifact, described: Artifact, found: Artifact) -> StudyFrames:
+    """Everything that the study has measured and found."""
+    import pandas as pd
+
+    from sae_pipeline.reports.frames import StudyFrames
+
+    def read(artifact: Artifact, *names: str) -> dict[str, Any]:
+        return {name: pd.read_parquet(artifact.file(f"{name}.parquet")) for name in names}
+
+    asked: dict[str, Any] = {name: stage.frames(stage.need_tables(ctx)) for name, stage in ASKED_FOR.items() if getattr(ctx.study, name) is not None}
+    if "matching" in asked:
+        asked["matching"] |= read(found, findings.EFFECTS)
+    return StudyFrames(
+        tables=tables.study_tables(gathered),
+        subject=subject.need(ctx).record,
+        text=text.frames(described),
+        traces=read(gathered, tables.TOP_CONTEXTS, tables.CONTEXT_TEXT),
+        **read(found, "findings", *findings.SUMMARIES, *findings.ADVICE, *findings.CONCLUSIONS),
+        **read(gathered, tables.HEALTH, tables.LINEAGE, tables.TRAINING, tables.DIVERGED, *tables.ACTIVATIONS),
+        **asked,
+    )
 
 
 def _publish(ctx: StudyContext, artifact: Artifact) -> None:

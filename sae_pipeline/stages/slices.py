@@ -16,6 +16,8 @@ from sae_pipeline.corpora.sources.records import READER_VERSION
 from sae_pipeline.stages.warm_starts import contents_in_place_of_paths
 from sae_pipeline.store import digest, file_sha256
 from sae_pipeline.study import Study
+from sae_pipeline.study.concept_sections import Concepts
+from sae_pipeline.study.matching_section import Matching
 from sae_pipeline.study.text_sections import External, Files, HuggingFace, Records, Retrieved, SelfGenerated
 
 VERSIONS = {
@@ -24,19 +26,27 @@ VERSIONS = {
     "retrieved": 2,
     "corpus": 3,
     "text": 2,
-    "activations": 3,
+    "activations": 4,
     "saes": 5,
-    "baselines": 3,
-    "evaluations": 2,
+    "baselines": 4,
+    "evaluations": 3,
     "spelling": 1,
     "absorption": 1,
     "metrics": 2,
     "scorecard": 4,
     "tables": 5,
-    "findings": 3,
-    "report": 5,
+    "findings": 4,
+    "report": 6,
     "positions": 1,
     "position_tables": 1,
+    "matching": 1,
+    "layer_matches": 1,
+    "match_tables": 1,
+    "concepts": 1,
+    "concept_tables": 1,
+    "history": 1,
+    "rubric_review": 1,
+    "versions": 1,
     "foreign_saes": 1,
     "foreign_tables": 1,
 }
@@ -175,6 +185,41 @@ def positions(study: Study) -> Slice:
     }
 
 
+def matching(study: Study) -> Slice:
+    """Which pairs of SAEs are matched at a hook point, and when two directions count as the same."""
+    asked = study.matching or Matching()
+    return asked.model_dump(mode="json", exclude={"layers", "umap"}) | {"evaluation_set": study.read_for_matching}
+
+
+def layer_matches(study: Study) -> Slice:
+    """Which arms are matched across layers, and whether and how their directions are laid out in the plane."""
+    asked = study.matching or Matching()
+    mix, expansion = study.matched_across_layers
+    return {
+        "threshold": asked.threshold,
+        "evaluation_set": study.read_for_matching,
+        "mix": mix,
+        "expansion": expansion,
+        "sparsities": asked.layers.sparsities,
+        "umap": asked.umap,
+        "seed": study.analysis.seed if asked.umap else None,
+    }
+
+
+def concepts(study: Study) -> Slice:
+    """Which concepts and directions are looked for in which text, and how draws and intervals are made."""
+    asked = study.concepts or Concepts()
+    directions = asked.asked_directions(study.held_out)
+    return asked.model_dump(mode="json", exclude={"evaluation_sets", "directions"}) | {
+        "evaluation_sets": list(asked.read_sets(study.held_out)),
+        "directions": {name: declared.model_dump(mode="json") for name, declared in directions.items()},
+        "dtype": study.subject.dtype,
+        "batch_size": study.evaluation.batch_size,
+        "confidence": study.analysis.confidence,
+        "seed": study.analysis.seed,
+    }
+
+
 def scorecard(study: Study, mix: str) -> Slice:
     """What a scorecard states beside the metrics: shares of the mix, kinds of the sets, and the rubrics as they read now."""
     return {
@@ -208,6 +253,12 @@ def tables(study: Study) -> Slice:
 def text(study: Study) -> Slice:
     """Which corpora are described side by side."""
     return {"mixes": list(study.mixes), "held_out": list(study.held_out)}
+
+
+def history(study: Study) -> Slice:
+    """How changes between recorded evaluations are judged."""
+    resamples = study.analysis.model_dump(mode="json", include={"bootstrap_samples", "confidence", "seed"})
+    return resamples | {"tolerance": study.schedules.tolerance}
 
 
 def findings(study: Study) -> Slice:

@@ -57,6 +57,15 @@ def data_version(ctx: StudyContext, name: str) -> str:
     return ctx.remembered[key]
 
 
+def commit(ctx: StudyContext, name: str) -> str | None:
+    """The commit at which a data set of the hub is read; None for a source of another kind."""
+    declared = ctx.study.sources[name]
+    if not isinstance(declared, HuggingFace) or Path(declared.dataset).is_dir():
+        return None
+    source: Any = open_source(ctx, name)
+    return source.commit()
+
+
 def observe(ctx: StudyContext, name: str) -> str:
     """The data version of an outside source as it is now: a branch of the hub is asked for its commit again.
 

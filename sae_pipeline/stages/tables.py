@@ -6,7 +6,21 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from sae_pipeline.errors import TrainingError
-from sae_pipeline.stages import activations, context_text, corpora, evaluation, lineage, positions, saes, scorecards, slices, subject, text
+from sae_pipeline.stages import (
+    activations,
+    concepts,
+    context_text,
+    corpora,
+    evaluation,
+    lineage,
+    matching,
+    positions,
+    saes,
+    scorecards,
+    slices,
+    subject,
+    text,
+)
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, digest, storage_errors, write_json
 
@@ -36,6 +50,8 @@ POSITIONS, BASELINE_POSITIONS, TOP_CONTEXTS, CONTEXT_TEXT, DECODER_PAIRS = (
 FIRST_LETTERS = "first_letters"
 PER_SAE = (DOCUMENTS, FEATURES, POSITIONS, TOP_CONTEXTS, DECODER_PAIRS, FIRST_LETTERS)
 """Tables that are put together from those of the cells."""
+ASKED_FOR = {"positions": positions, "matching": matching, "concepts": concepts}
+"""Sections of a study file that have tables of their own, which are gathered before these."""
 DENSE_LATENTS = "dense_latents.json"
 """Latents above each density cut by SAE, layer and evaluation set; a copy of it lies beside the warehouse."""
 NORM_COLUMNS = {"norm_min": "0", "norm_q05": "0.05", "norm_median": "0.5", "norm_q95": "0.95", "norm_q999": "0.999", "norm_max": "1"}
@@ -78,7 +94,16 @@ def _inputs(ctx: StudyContext, scorecards: list[Artifact]) -> dict[str, Any]:
         "activations": {lane: [activations.need(ctx, lane, point).fingerprint for point in ctx.study.hook_points] for lane in lanes},
         "diverged": {trained.cell.sae_id(label): found.fingerprint for trained in _cells(ctx) for label, found in trained.diverged.items()},
         "positions": [positions.need(ctx, point).fingerprint for point in ctx.study.hook_points] if ctx.study.positions else [],
+        "matching": _matched(ctx),
+        "concepts": [concepts.need(ctx, point).fingerprint for point in ctx.study.hook_points] if ctx.study.concepts else [],
     }
+
+
+def _matched(ctx: StudyContext) -> list[str]:
+    """What was matched at every hook point and across layers, where the study asks for it."""
+    if ctx.study.matching is None:
+        return []
+    return [*(matching.need(ctx, point).fingerprint for point in ctx.study.hook_points), matching.need_layers(ctx).fingerprint]
 
 
 def _cells(ctx: StudyContext) -> list[saes.TrainedCell]:
@@ -96,7 +121,8 @@ def find(ctx: StudyContext) -> Artifact | None:
     """The study's tables, if they have been gathered."""
     cards = [scorecards.find(ctx, mix, point) for mix in ctx.study.mixes for point in ctx.study.hook_points]
     present = [card for card in cards if card is not None]
-    if len(present) < len(cards):
+    measured = [stage.find_tables(ctx) for name, stage in ASKED_FOR.items() if getattr(ctx.study, name) is not None]
+    if len(present) < len(cards) or None in measured:
         return None
     return ctx.store.find("tables", digest("tables", slices.VERSIONS["tables"], _inputs(ctx, present)))
 

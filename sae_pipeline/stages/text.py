@@ -56,6 +56,11 @@ def find_lane(ctx: StudyContext, lane: str) -> Artifact | None:
     return ctx.store.find(LANE_STAGE, _lane_identity(corpus)[0]) if corpus else None
 
 
+def need_lane(ctx: StudyContext, lane: str) -> Artifact:
+    """The description of one corpus, which must exist."""
+    return ctx.store.open(LANE_STAGE, _lane_identity(corpora.need(ctx, lane))[0])
+
+
 def _describe_lane(ctx: StudyContext, lane: str) -> Artifact:
     packed = corpora.need(ctx, lane)
     fingerprint, inputs = _lane_identity(packed)

@@ -1,7 +1,7 @@
 """Fingerprints, artifacts with manifests, locks and the home folder."""
 
 from sae_pipeline.store.artifacts import Artifact, Draft, Store, storage_errors
-from sae_pipeline.store.fingerprints import digest, file_sha256, files_digest
+from sae_pipeline.store.fingerprints import digest, file_sha256, files_digest, strings_in
 from sae_pipeline.store.home import Home
 from sae_pipeline.store.locks import exclusive, is_held, lease
 from sae_pipeline.store.writing import flush, write_atomically, write_json
@@ -19,6 +19,7 @@ __all__ = [
     "is_held",
     "lease",
     "storage_errors",
+    "strings_in",
     "write_atomically",
     "write_json",
 ]

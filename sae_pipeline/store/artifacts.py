@@ -22,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sae_pipeline import __version__
 from sae_pipeline.errors import DamagedArtifact, StorageError
 from sae_pipeline.store.fingerprints import digest, file_sha256
 from sae_pipeline.store.locks import exclusive
@@ -29,7 +30,6 @@ from sae_pipeline.store.writing import flush, write_json
 
 MANIFEST = "manifest.json"
 RECORDED_LIBRARIES = (
-    "sae-pipeline",
     "torch",
     "transformer-lens",
     "transformers",
@@ -89,7 +89,7 @@ class Artifact:
         except OSError as error:
             damage = f"it cannot be read ({error.strerror})"
         if damage:
-            _quarantine(self.path)
+            quarantine(self.path)
             raise DamagedArtifact(
                 f"{path}: {damage}; the {self.stage} artifact {self.fingerprint} was moved to quarantine and is computed again by the next `sae-pipeline run`"
             )
@@ -177,7 +177,7 @@ class Store:
         except OSError as error:
             raise StorageError(f"{path}: expected a readable artifact, found {error.strerror}; check the permissions of SAE_HOME") from None
         if not intact:
-            _quarantine(path)
+            quarantine(path)
             return None
         return Artifact(stage, fingerprint, path, manifest)
 
@@ -229,6 +229,22 @@ class Store:
                     yield artifact
 
 
+def damage_of(folder: Path) -> str | None:
+    """What is wrong with a published artifact's folder, every byte compared with its manifest; None where nothing is. Moves nothing."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name, expected in manifest["files"].items():
+            if found := _damage(folder / name, expected):
+                return f"{name}: {found}"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, KeyError):
+        return f"{MANIFEST} cannot be read"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    return None
+
+
 @contextmanager
 def storage_errors(path: Path, *, missing: bool = False) -> Iterator[None]:
     """Turn the operating system's refusals into one sentence that says what to do.
@@ -256,8 +272,8 @@ def storage_errors(path: Path, *, missing: bool = False) -> Iterator[None]:
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that can change a number."""
-    found = {}
+    """Versions of this package and of the libraries that can change a number."""
+    found = {"sae-pipeline": __version__}
     for name in RECORDED_LIBRARIES:
         try:
             found[name] = version(name)
@@ -275,7 +291,7 @@ def _damage(path: Path, expected: dict[str, Any]) -> str | None:
     return None
 
 
-def _quarantine(path: Path) -> None:
+def quarantine(path: Path) -> None:
     """Move a damaged artifact out of every reader's way, keeping it for inspection."""
     target = path.parents[1] / ".quarantine" / f"{path.parent.name}-{path.name}-{time.time_ns()}"
     with storage_errors(path):

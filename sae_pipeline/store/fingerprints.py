@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +35,12 @@ def file_sha256(path: Path) -> str:
 def files_digest(paths: Iterable[Path], *, relative_to: Path | None = None) -> str:
     """Hash of the contents of several files, and of their names when ``relative_to`` is given."""
     return digest(*[(path.relative_to(relative_to).as_posix() if relative_to else "", file_sha256(path)) for path in sorted(paths)])
+
+
+def strings_in(value: object) -> Iterator[str]:
+    """Every string of a JSON-like value, keys apart: among an artifact's inputs these are the fingerprints and contents it was made from."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from strings_in(part)

@@ -52,6 +52,22 @@ class Home:
         """The ids of the study's dense latents."""
         return self.study(name) / "dense_latents.json"
 
+    def history(self, name: str) -> Path:
+        """One folder per recorded evaluation of the study."""
+        return self.study(name) / "history" / "records"
+
+    def history_page(self, name: str) -> Path:
+        """The page of the recorded evaluations."""
+        return self.study(name) / "history" / "page" / "index.html"
+
+    def versions(self, name: str) -> Path:
+        """Copies of the study's warehouse at earlier dates, and the pages that compare each with the one before."""
+        return self.study(name) / "history" / "versions"
+
+    def rubric_page(self, name: str) -> Path:
+        """The page of the rubrics under review."""
+        return self.study(name) / "rubrics" / "index.html"
+
     def report(self, name: str) -> Path:
         """The study's HTML report."""
         return self.study(name) / "report" / "index.html"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sae_pipeline.study import schema, text_sections, training_presets, training_sections
+from sae_pipeline.study import concept_sections, matching_section, schema, text_sections, training_presets, training_sections
 from sae_pipeline.study.presets import catalogue
 from sae_pipeline.study.section import Section
 
@@ -67,6 +67,10 @@ PAGES: tuple[tuple[str, type[Section]], ...] = (
     ("`saes.arms[].only`", training_sections.Only),
     ("`evaluation`", schema.Evaluation),
     ("`positions`", schema.Positions),
+    ("`matching`", matching_section.Matching),
+    ("`matching.layers`", matching_section.MatchedLayers),
+    ("`concepts`", concept_sections.Concepts),
+    ("`concepts.directions.<name>`", concept_sections.Direction),
     ("`analysis`", schema.Analysis),
     ("`schedules`", schema.Schedules),
     ("`compute`", schema.Compute),
@@ -139,7 +143,7 @@ def _of_section(field: FieldInfo) -> str:
     """The first sentence of the section that a key without a description holds; empty when it holds none."""
     for part in (field.annotation, *typing.get_args(field.annotation)):
         if isinstance(part, type) and issubclass(part, Section):
-            return (part.__doc__ or "").split(". ")[0].strip().rstrip(".")
+            return " ".join((part.__doc__ or "").split()).split(". ")[0].rstrip(".")
     return ""
 
 

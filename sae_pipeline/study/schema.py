@@ -7,12 +7,23 @@ line numbers in the messages is the business of :mod:`sae_pipeline.study.loading
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator, model_validator
+from typing import Annotated
 
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from sae_pipeline.study.concept_sections import Concepts
 from sae_pipeline.study.hook_points import HookPoint
+from sae_pipeline.study.matching_section import MatchedLayers, Matching
 from sae_pipeline.study.section import Device, Name, Section, Seed, as_tuple
 from sae_pipeline.study.text_sections import Corpus, External, HeldOut, Retrieved, Shares, Source, Subject, sum_to_one
 from sae_pipeline.study.training_sections import Activations, Saes
+
+
+def _five_fields(value: str) -> str:
+    if len(value.split()) != 5:
+        raise ValueError(f"expected a cron expression of five fields such as '0 3 * * 1', found '{value}'")
+    return value
+
 
 # ------------------------------------------------------------------------------------------------ evaluation and analysis
 
@@ -63,17 +74,31 @@ class Analysis(Section):
     )
 
 
+Cron = Annotated[str, AfterValidator(_five_fields)]
+
+
 class Schedules(Section):
-    """When the daemon re-materialises on its own."""
+    """What the daemon does on its own, once its schedules and sensors are switched on in the UI; times are UTC."""
 
-    report: str = Field("0 3 * * 1", description="cron expression of the scheduled refresh of tables, findings and report (Monday 03:00 UTC)")
-
-    @field_validator("report")
-    @classmethod
-    def _cron(cls, value: str) -> str:
-        if len(value.split()) != 5:
-            raise ValueError(f"expected a cron expression of five fields such as '0 3 * * 1', found '{value}'")
-        return value
+    report: Cron = Field("0 3 * * 1", description="when tables, findings and report are refreshed, as a cron expression (Monday 03:00)")
+    evaluation: Cron | None = Field(
+        None,
+        description="when all SAEs are evaluated on a fresh window of held-out text and the figures recorded for good, for example '0 4 * * 1'; wants "
+        "corpus.held_out_windows above 1. None: no history is kept",
+    )
+    versions: Cron | None = Field(
+        None,
+        description="when the study is compared with its last kept version and a copy of its warehouse is kept, for example '0 5 1 * *' (the first of each "
+        "month, 05:00); a run that changes its tables does so too. None: no copies are kept",
+    )
+    rubric_review: Cron | None = Field(
+        None, description="when a page on how the rubrics' marks fall is written for their revision, for example '0 6 1 1,4,7,10 *'. None: none is"
+    )
+    tolerance: float = Field(0.01, ge=0, description="fall of explained variance between recorded evaluations that counts as none")
+    rerun_stale: bool = Field(False, description="switch the sensor on from the start that recomputes what an edit or new text made stale")
+    watch_minutes: int = Field(
+        0, ge=0, description="look every so many minutes whether a source's files or hub revision changed; 0: only when a run begins"
+    )
 
 
 class Compute(Section):
@@ -102,6 +127,8 @@ class Study(Section):
     saes: Saes
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation())
     positions: Positions | None = None
+    matching: Matching | None = None
+    concepts: Concepts | None = None
     analysis: Analysis = Field(default_factory=lambda: Analysis())
     schedules: Schedules = Field(default_factory=lambda: Schedules())
     compute: Compute = Field(default_factory=lambda: Compute())
@@ -118,6 +145,19 @@ class Study(Section):
         in_sample = [name for name, declared in self.held_out.items() if declared.kind == "in_sample"]
         evaluation_set = asked.evaluation_set or [*in_sample, *self.held_out][0]
         return evaluation_set, asked.mix or next(iter(self.mixes)), asked.expansion or self.saes.expansions[0]
+
+    @property
+    def read_for_matching(self) -> str:
+        """The evaluation set on which a latent that fires is alive, and over which activations are correlated."""
+        in_sample = [name for name, declared in self.held_out.items() if declared.kind == "in_sample"]
+        asked = self.matching.evaluation_set if self.matching else None
+        return asked or [*in_sample, *self.held_out][0]
+
+    @property
+    def matched_across_layers(self) -> tuple[str, float]:
+        """(mix, expansion factor) of the SAEs that are matched across layers."""
+        asked = self.matching.layers if self.matching else MatchedLayers()
+        return asked.mix or next(iter(self.mixes)), asked.expansion or self.saes.expansions[0]
 
     @field_validator("mixes")
     @classmethod
@@ -155,7 +195,7 @@ class Study(Section):
             raise ValueError(
                 f"evaluation.window counts from 0 to corpus.held_out_windows - 1 = {self.corpus.held_out_windows - 1}, found {self.evaluation.window}"
             )
-        for taken in sorted({"held_out", "sources", "subject", "reports", "positions"} & set(self.mixes)):
+        for taken in sorted({"held_out", "sources", "subject", "reports", "positions", "matching", "concepts"} & set(self.mixes)):
             raise ValueError(f"mixes.{taken}: this name is taken by a group of the asset graph; choose another")
         asked = self.positions or Positions()
         for key, wanted, declared_here in (
@@ -165,6 +205,10 @@ class Study(Section):
         ):
             if wanted is not None and wanted not in declared_here:
                 raise ValueError(f"positions.{key} names {wanted}, which the study does not have; it has: {', '.join(map(str, declared_here))}")
+        if self.matching is not None:
+            self.matching.check(self.held_out, self.mixes, self.saes.expansions)
+        if self.concepts is not None:
+            self.concepts.check(self.held_out)
         for group in self.saes.arms:
             for field, allowed in (
                 ("mixes", self.mixes),

@@ -57,7 +57,7 @@ class TrainingDefaults(Section):
     adjust: str | None = Field(None, exclude=True, description="ready-made factors on the settings of this section, see training presets below")
     tokens: int | tuple[int, ...] = Field(200_000, description="training tokens of the SAE; a list makes one arm each")
     batch_size: int = Field(1024, ge=1, description="activations per step")
-    accumulate: int = Field(1, ge=1, description="equal parts that a step's batch is processed in, to need less memory; gradients are summed (S4-10)")
+    accumulate: int = Field(1, ge=1, description="equal parts that a step's batch is processed in, to need less memory; gradients are summed")
     learning_rate: float | None = Field(None, gt=0, description="None: 2e-4 / sqrt(d_sae / 2**14) (Gao et al. 2024)")
     learning_rate_scaling: Literal["fixed", "inverse_sqrt_width"] = Field(
         "fixed", description="fixed: learning_rate as it is; inverse_sqrt_width: it is the rate at 2**14 latents, scaled as 1 / sqrt(d_sae)"
@@ -72,14 +72,12 @@ class TrainingDefaults(Section):
         "trains all of them again; adding a larger one trains that one from its first step)",
     )
     auxk_coefficient: float = Field(1 / 32, ge=0, description="weight of the AuxK loss on dead latents (Gao et al. 2024)")
-    l1_coefficient: float = Field(
-        0.0, ge=0, description="weight of an extra L1 penalty on the latents, on top of the architecture's own loss (S4-16)"
-    )
+    l1_coefficient: float = Field(0.0, ge=0, description="weight of an extra L1 penalty on the latents, on top of the architecture's own loss")
     diversity_coefficient: float = Field(
-        0.0, ge=0, description="weight of the squared cosine similarity between decoder rows of latents that are active together (S4-15)"
+        0.0, ge=0, description="weight of the squared cosine similarity between decoder rows of latents that are active together"
     )
     tilt: float = Field(
-        0.0, description="t of the tilted empirical risk (1/t) log mean exp(t loss) over a batch's tokens (TERM, S2-17); 0 is the mean"
+        0.0, description="t of the tilted empirical risk (1/t) log mean exp(t loss) over a batch's tokens (TERM, Li et al. 2021); 0 is the mean"
     )
     matryoshka_shares: tuple[float, ...] = Field(
         (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), description="matryoshka: shares of the dictionary that must each reconstruct on their own, ending with 1"

@@ -40,6 +40,28 @@ def test_blocks_before_the_hook_run_once(gpt2: SubjectModel) -> None:
     assert counted(gpt2, lambda: gpt2.logits(tokens)) == [1, 1, 1]
 
 
+@pytest.mark.parametrize("site", HOOKS)
+def test_a_splice_that_starts_from_kept_streams_gives_the_same_bits(model: SubjectModel, site: str) -> None:
+    """At every layer before which there is a block to skip."""
+    tokens = random_tokens(3)
+    for layer in range(model.n_layers):
+        first = model.splice(tokens, hook := model.hook_name(site, layer))
+        if (streams := first.streams) is None:
+            assert layer == 0
+            assert site != "resid_post"
+            continue
+        again = model.splice(tokens, hook, streams)
+        assert torch.equal(again.clean, first.clean)
+        assert torch.equal(again.logits(shrunk), first.logits(shrunk))
+
+
+def test_with_kept_streams_no_block_runs_for_the_clean_model(gpt2: SubjectModel) -> None:
+    tokens, hook = random_tokens(2), gpt2.hook_name("resid_post", 1)
+    streams = gpt2.splice(tokens, hook).streams
+    assert counted(gpt2, lambda: gpt2.splice(tokens, hook, streams)) == [0, 0, 0]
+    assert counted(gpt2, lambda: gpt2.splice(tokens, hook, streams).logits(shrunk)) == [0, 0, 1]
+
+
 def test_a_replacement_that_writes_in_place_does_not_reach_the_next_one(gpt2: SubjectModel) -> None:
     """Each starts from the clean activation."""
     splice = gpt2.splice(random_tokens(2), gpt2.hook_name("resid_post", 1))
@@ -64,4 +86,6 @@ def test_a_model_whose_blocks_share_more_than_the_stream_is_run_whole(tiny_gpt2:
     first.register_forward_hook(lambda module, inputs, output: left.append(inputs[0].mean()))
     last.register_forward_pre_hook(lambda module, inputs: (inputs[0] + left.pop(), *inputs[1:]))
     tokens, hook = random_tokens(2), model.hook_name("resid_post", 1)
-    assert torch.equal(model.splice(tokens, hook).logits(shrunk), model.logits(tokens, (hook, shrunk)))
+    splice = model.splice(tokens, hook)
+    assert torch.equal(splice.logits(shrunk), model.logits(tokens, (hook, shrunk)))
+    assert splice.streams is None

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_pipeline.analysis.bootstrap import (
-    Resamples,
+    DocumentResamples,
     document_weights,
     percentile_interval,
     resample,
@@ -64,7 +64,7 @@ def test_recombined_sums_equal_recomputing_from_repeated_tokens() -> None:
     sums = pd.DataFrame({"sse": [(e**2).sum() for e in errors]})
     baseline = pd.DataFrame({"n": [len(x) for x in documents], "sum_sq": [(x**2).sum() for x in documents], "sum_x": [x.sum(0) for x in documents]})
     tables = one_layer({"sae": sums}, baseline, hashes)
-    found = Resamples(tables, 20, 0).values("explained_variance")[1][0, 1:]
+    found = DocumentResamples(tables, 20, 0).values("explained_variance")[1][0, 1:]
     for weight, value in zip(document_weights(0, "any", hashes, 20), found, strict=True):
         x, e = (np.concatenate([part for part, w in zip(parts, weight, strict=True) for _ in range(int(w))]) for parts in (documents, errors))
         assert value == pytest.approx(1 - (e**2).sum() / ((x - x.mean(0)) ** 2).sum(), rel=1e-10)
@@ -83,7 +83,7 @@ def test_document_intervals_cover_a_known_truth() -> None:
         n = generator.integers(10, 200, 60)
         baseline = pd.DataFrame({"n": n, "sum_sq": 1.0, "sum_x": [np.zeros(1)] * 60})
         tables = one_layer({"sae": pd.DataFrame({"n": n, "sse": n * 2 * generator.gamma(4, 1 / 4, 60)})}, baseline, hashes)
-        figure = Evidence(tables, Resamples(tables, 300, trial), 0.9).estimate({("sae", "any"): 1.0}, "mse")
+        figure = Evidence(tables, DocumentResamples(tables, 300, trial), 0.9).estimate({("sae", "any"): 1.0}, "mse")
         held += figure.low <= 2 <= figure.high
     assert 0.84 <= held / 250 <= 0.94
 
@@ -98,7 +98,7 @@ def test_seed_intervals_cover_a_known_truth(seeds: int) -> None:
     tables = one_layer(saes, baseline, ["a", "b"])
     tables.saes["init_seed"] = [int(sae_id.split("-")[1]) for sae_id in tables.saes["sae_id"]]
     tables.saes["mix"] = [sae_id.split("-")[0] for sae_id in tables.saes["sae_id"]]
-    evidence = Evidence(tables, Resamples(tables, 1, 0), 0.95)
+    evidence = Evidence(tables, DocumentResamples(tables, 1, 0), 0.95)
     figures = [evidence.estimate({(f"{trial}-{seed}", "any"): 1 / seeds for seed in range(seeds)}, "mse") for trial in range(trials)]
     held = sum(figure.low <= 10 <= figure.high for figure in figures)
     assert 0.925 <= held / trials <= 0.975
@@ -122,7 +122,7 @@ def tables(make_tables: Callable[..., StudyTables], study: Study) -> StudyTables
 
 
 def test_the_sample_itself_gives_the_tables_explained_variance(tables: StudyTables) -> None:
-    rows, values = Resamples(tables, 10, 0).values("explained_variance")
+    rows, values = DocumentResamples(tables, 10, 0).values("explained_variance")
     for row in tables.sae_metrics.itertuples():
         assert values[rows[row.sae_id, row.evaluation_set], 0] == pytest.approx(row.explained_variance, rel=1e-12)
 
@@ -132,7 +132,7 @@ def test_resamples_do_not_depend_on_the_order_of_the_tables(tables: StudyTables)
         *(frame.sample(frac=1, random_state=1) for frame in (tables.saes, tables.sae_metrics, tables.document_sums, tables.baseline_sums)),
         tables.feature_stats,
     )
-    (rows, values), (again_rows, again) = (Resamples(t, 20, 0).values("explained_variance") for t in (tables, shuffled))
+    (rows, values), (again_rows, again) = (DocumentResamples(t, 20, 0).values("explained_variance") for t in (tables, shuffled))
     assert rows == again_rows
     assert (values == again).all()
 
@@ -159,13 +159,13 @@ def test_resamples_of_the_same_tables_are_made_once(tables: StudyTables) -> None
 def test_other_documents_than_the_baselines_are_refused(tables: StudyTables) -> None:
     short = StudyTables(tables.saes, tables.sae_metrics, tables.document_sums.iloc[1:], tables.baseline_sums, tables.feature_stats)
     with pytest.raises(BadInput, match="found other documents"):
-        Resamples(short, 10, 0)
+        DocumentResamples(short, 10, 0)
 
 
 def test_a_diverged_sae_is_left_out(tables: StudyTables) -> None:
     sums = tables.document_sums.copy()
     sums.loc[(sums["sae_id"] == tables.saes["sae_id"][0]) & (sums["document"] == 0), "sse"] = np.inf
-    rows, values = Resamples(StudyTables(tables.saes, tables.sae_metrics, sums, tables.baseline_sums, tables.feature_stats), 10, 0).values(
+    rows, values = DocumentResamples(StudyTables(tables.saes, tables.sae_metrics, sums, tables.baseline_sums, tables.feature_stats), 10, 0).values(
         "explained_variance"
     )
     assert (tables.saes["sae_id"][0], "prose") not in rows
@@ -174,7 +174,7 @@ def test_a_diverged_sae_is_left_out(tables: StudyTables) -> None:
 
 def test_a_metric_that_does_not_recombine_is_refused(tables: StudyTables) -> None:
     with pytest.raises(BadInput, match="dead_share"):
-        Resamples(tables, 10, 0).values("dead_share")
+        DocumentResamples(tables, 10, 0).values("dead_share")
 
 
 def test_a_table_without_a_needed_column_is_refused(tables: StudyTables) -> None:

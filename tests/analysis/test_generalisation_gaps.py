@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from sae_pipeline.analysis.contrasts import Evidence
 from sae_pipeline.analysis.generalisation import Band, expected, gaps, relative_drop, verdict
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.study.schema import Study
@@ -79,7 +80,7 @@ def test_every_sae_is_held_against_the_mean_of_its_in_sample_sets(make_study: Ca
     """0.9 and 0.7 in-sample, 0.4 found: a drop of 0.4, which is half of 0.8 and more than a domain shift lets expect."""
     study = make_study(held_out=SHIFTED)
     tables = make_tables(study, lambda _, name: {"prose": 0.9, "mixed": 0.7, "chat": 0.4}[name], seeds=(0,))
-    found = gaps(tables, study)
+    found = gaps(Evidence.of(tables, study))
     assert len(found) == len(tables.saes)
     assert set(found["evaluation_set"]) == {"chat"}
     assert set(found["in_sample_sets"]) == {"mixed, prose"}
@@ -100,7 +101,7 @@ def test_a_shift_of_l0_is_told_in_latents_and_as_a_share(make_study: Callable[..
     tables = make_tables(study, lambda *_: 0.5, seeds=(0,))
     sums = tables.document_sums
     sums.loc[sums["evaluation_set"] == "chat", "l0"] *= 1.5  # 16 in-sample, 24 here
-    found = gaps(tables, study)
+    found = gaps(Evidence.of(tables, study))
     assert found["l0_shift"].tolist() == pytest.approx([8.0] * len(found))
     assert found["relative_l0_shift"].tolist() == pytest.approx([0.5] * len(found))
 
@@ -109,6 +110,6 @@ def test_a_study_without_in_sample_sets_has_an_empty_table_with_typed_columns(
     make_study: Callable[..., Study], make_tables: Callable[..., StudyTables]
 ) -> None:
     study = make_study(held_out={"chat": {"shares": {"chat": 1.0}, "kind": "task_shift"}})
-    found = gaps(make_tables(study, lambda *_: 0.5), study)
+    found = gaps(Evidence.of(make_tables(study, lambda *_: 0.5), study))
     assert found.empty
     assert "object" not in found.dtypes.astype(str).tolist()

@@ -257,6 +257,15 @@ def test_a_file_that_is_not_yaml_is_refused_with_its_line(tmp_path: Path) -> Non
         load_rubric(str(path))
 
 
+def test_a_rubric_is_checked_once_and_again_when_its_file_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    written = rubric_path("house.v1").read_text()
+    path.write_text(written)
+    assert load_rubric(str(path)) is load_rubric(str(path))
+    path.write_text(written.replace("name: house.v1", "name: own.v2", 1))
+    assert load_rubric(str(path)).name == "own.v2"
+
+
 def test_the_manual_page_names_every_rubric_and_its_example_is_one() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/rubrics.md").read_text()
     assert all(f"`{rubric.name}`" in page for rubric in RUBRICS)

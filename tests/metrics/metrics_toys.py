@@ -82,8 +82,8 @@ class LinearModel:
     def capture(self, tokens: Tensor, hooks: list[str]) -> dict[str, Tensor]:
         return dict.fromkeys(hooks, self.embedding[tokens])
 
-    def splice(self, tokens: Tensor, hook: str) -> SimpleNamespace:
-        return SimpleNamespace(clean=self.logits(tokens), logits=lambda replacement: self.logits(tokens, (hook, replacement)))
+    def splice(self, tokens: Tensor, hook: str, streams: object = None) -> SimpleNamespace:
+        return SimpleNamespace(clean=self.logits(tokens), streams=None, logits=lambda replacement: self.logits(tokens, (hook, replacement)))
 
 
 @dataclass

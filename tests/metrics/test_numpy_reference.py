@@ -65,7 +65,7 @@ def test_losses_of_given_logits_equal_numpy_in_float64() -> None:
     tokens = torch.randint(0, VOCABULARY, (5, 12), generator=generator)
     scored = torch.rand(5, 11, generator=generator) < 0.7
     rows = torch.zeros(int(scored.sum()), dtype=torch.int64)
-    batch = TextBatch(tokens, torch.ones_like(tokens).bool(), scored, rows, positions=scored.nonzero()[:, 1] + 1)
+    batch = TextBatch(slice(0, 5), tokens, torch.ones_like(tokens).bool(), scored, rows, positions=scored.nonzero()[:, 1] + 1)
     found = token_losses(spliced, batch, clean.log_softmax(-1)).numpy()
     log_p, log_q = (log_softmax(logits.double().numpy()[:, :-1], axis=-1) for logits in (clean, spliced))
     losses = -np.take_along_axis(log_q, tokens[:, 1:, None].numpy(), axis=-1)[..., 0]

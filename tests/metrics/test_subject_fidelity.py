@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from sae_pipeline.activations.subject import SubjectModel
 from sae_pipeline.corpora.corpus import Corpus
 from sae_pipeline.metrics.baselines import Baseline, measure_baseline
 from sae_pipeline.metrics.evaluate import evaluate_saes
+from sae_pipeline.metrics.kept_streams import KeptStreams, StreamKeeper
 from sae_pipeline.metrics.ratios import metrics_from_sums
 from sae_pipeline.store import Store
 
@@ -111,3 +113,22 @@ def test_bos_is_never_replaced(subject: SubjectModel, evaluation_set: tuple[Corp
         after = change(x)
         assert torch.equal(after[special], x[special])
         assert (after[~special] == 1).all()
+
+
+def test_kept_streams_spare_passes_and_change_no_figure(
+    subject: SubjectModel, evaluation_set: tuple[Corpus, ActivationShards, str], tmp_path: Path
+) -> None:
+    """The clean model runs again for the contexts that there was no room for, with the same bits."""
+    corpus, shards, hook = evaluation_set
+    common = {"activations": shards, "corpus": corpus, "model": subject, "hook": hook, "ce_tokens": 10**6, "batch_size": 3}
+    with Store(tmp_path).draft("baselines", "toy", {}) as draft:
+        baseline = Baseline.load(draft.publish(measure_baseline(draft.path, **common, outlier_norm_ratio=10.0)))  # type: ignore[arg-type, union-attr]
+    assert baseline.streams.contexts == corpus.n_contexts
+    StreamKeeper(0).write(tmp_path / "none.safetensors")
+    sae = random_sae(D_MODEL, 32, "topk", torch.Generator().manual_seed(2))
+    found = []
+    for n, streams in enumerate((baseline.streams, KeptStreams(tmp_path / "none.safetensors"))):
+        (tmp_path / str(n)).mkdir()
+        held = replace(baseline, streams=streams)
+        found.append(evaluate_saes({"sae": tmp_path / str(n)}, {"sae": sae}, baseline=held, **common)["sae"])  # type: ignore[arg-type]
+    assert found[0] == found[1]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import synthetic_advice
+import synthetic_matching
 import synthetic_text
 
 from sae_pipeline.analysis.health.marks import judge
 from sae_pipeline.analysis.health.rubrics import load_rubrics
 from sae_pipeline.analysis.tables import StudyTables
+from sae_pipeline.reports.frames import StudyFrames
 from sae_pipeline.study import Study
 
 MIXES = {"PRE": {"prose": 0.7, "chat": 0.3}, "EQ": {"prose": 0.5, "chat": 0.5}, "INS": {"prose": 0.3, "chat": 0.7}}
@@ -35,13 +39,18 @@ def study(**changes: Any) -> Study:
     return Study.model_validate(data | changes)
 
 
-def frames(copies: int = 1) -> dict[str, Any]:
-    """Everything :func:`build_report` takes besides folder and study; ``copies`` multiplies the SAEs by extra seeds."""
+def frames(copies: int = 1, **changes: Any) -> StudyFrames:
+    """Everything that a study measures, with frames replaced; ``copies`` multiplies the SAEs by extra seeds."""
+    return replace(_made(copies), **changes)
+
+
+@cache
+def _made(copies: int) -> StudyFrames:
     generator = np.random.default_rng(0)
     saes = pd.DataFrame(
         [
             {
-                "sae_id": f"{mix}.L{layer:02d}.x{expansion:02d}.{architecture}-k{k}-t{tokens // 1000}k-s{seed}", "mix": mix, "layer": layer,
+                "sae_id": f"{mix}.L{layer:02d}.x{expansion:02d}.{architecture}-k{k}-t{tokens // 1000}k-s{seed}", "mix": mix, "layer": layer, "site": "resid_post",
                 "expansion": float(expansion), "d_model": 128, "d_sae": 128 * expansion, "architecture": architecture, "sparsity": float(k),
                 "tokens": tokens, "init_seed": seed, "data_seed": 0, "batch_size": 1024, "learning_rate": 1e-3, "final_l0": float(k), "final_loss": 0.25,
                 "arm": f"{architecture}-k{k}-t{tokens // 1000}k-s{seed}", "trunk_tokens": None, "trunk_steps": 0,
@@ -65,17 +74,16 @@ def frames(copies: int = 1) -> dict[str, Any]:
     )  # fmt: skip
     documents = pd.DataFrame(
         [
-            {"evaluation_set": name, "layer": layer, "document": d, "document_hash": f"{name}{d}", "n": 10, "sum_sq": 5.0, "sum_x": np.zeros(2)}
+            {"evaluation_set": name, "layer": layer, "site": "resid_post", "document": d, "document_hash": f"{name}{d}", "n": 10, "sum_sq": 5.0, "sum_x": np.zeros(2)}
             for name in SETS for layer in (1, 3) for d in range(40)
         ]
     )  # fmt: skip
     sums = pd.DataFrame(
         [{"sae_id": i, "evaluation_set": n, "document": 0, "document_hash": f"{n}0", "n": 10, "sse": 1.0} for i in saes["sae_id"] for n in SETS]
     )
-    features = pd.DataFrame({"sae_id": saes["sae_id"], "evaluation_set": "prose", "latent": 0, "density": 0.1})
     measured = metrics.merge(saes, on="sae_id")
-    return {
-        "tables": StudyTables(saes, metrics, sums, documents, features),
+    made: dict[str, Any] = {
+        "tables": StudyTables(saes, metrics, sums, documents, synthetic_matching.features(saes)),
         "subject": {"model": "bundled", "d_model": 128, "n_layers": 4},
         "findings": findings(),
         "matrix": _summary(measured, ["layer", "mix", "evaluation_set"]),
@@ -92,7 +100,25 @@ def frames(copies: int = 1) -> dict[str, Any]:
         "massive_tokens": synthetic_text.massive_tokens(),
         "training": training(saes),
         "diverged": diverged(),
+        "variance_shares": variance_shares(),
+        "recommendations": recommendations(),
+        "matching": synthetic_matching.matching(saes),
+        "traces": synthetic_matching.traces(saes),
     }
+    return StudyFrames(**made)
+
+
+def variance_shares() -> pd.DataFrame:
+    """The mix accounts for half of the variance, the layer for a quarter."""
+    parts = {"mix": 0.5, "layer": 0.25, "expansion": 0.15, "seed": 0.1}
+    rows = [("explained_variance", layer, factor, share, share - 0.02, share + 0.02) for layer in (None, 1, 3) for factor, share in parts.items()]
+    return pd.DataFrame(rows, columns=["metric", "layer", "factor", "share", "low", "high"]).astype({"layer": "Int64"}).assign(site="resid_post")
+
+
+def recommendations() -> pd.DataFrame:
+    """One that rests on a claim."""
+    row = ("S0-24", "Train SAEs on the kind of text they are meant for.", "S0-13", "in-domain advantage +0.0213 [0.0153, 0.0277]")
+    return pd.DataFrame([row], columns=["id", "text", "rests_on", "evidence"])
 
 
 def diverged(*arms: tuple[str, int]) -> pd.DataFrame:
@@ -158,10 +184,13 @@ def findings() -> pd.DataFrame:
         ("S0-16", "The gain from doubling the training tokens shrinks as the budget grows.", "all layers", nan, nan, nan, "not_testable", 0, 0, 0,
          "needs SAEs at three or more token budgets, found 50000, 200000"),
         ("S0-17", "Explained variance is higher at a deeper layer.", "all layers", 0.001, -0.004, 0.006, "inconclusive", 24, 40, 2, ""),
+        ("S3-39", "Another training mix leaves fewer latents in common than another seed.", "all layers", 0.3, 0.2, 0.4, "supported", 24, 0, 2, ""),
         ("SEED", "Another seed changes explained variance less than another training mix does.", "all layers", 0.004, 0.003, 0.005, "supported", 24, 40, 2,
          "standard deviation between seeds on prose, pooled over 24 settings; the difference between PRE and INS is 0.0200 [0.0150, 0.0250] there"),
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["id", "claim", "scope", "estimate", "low", "high", "verdict", "cells", "documents", "seeds", "note"])
+    found = pd.DataFrame(rows, columns=["id", "claim", "scope", "estimate", "low", "high", "verdict", "cells", "documents", "seeds", "note"])
+    p_value = found["verdict"].map({"supported": 0.001, "contradicted": 0.002, "inconclusive": 0.5})
+    return found.assign(p_value=p_value, p_adjusted=(5 * p_value).clip(upper=1))
 
 
 def lineage(sae_ids: Any) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def tables() -> StudyTables:
         for latent in found["always_on"]
     ]
     quiet = [{"sae_id": name, "evaluation_set": "prose", "latent": 1, "density": 0.1} for name in FIGURES]
-    empty = synthetic_study.frames()["tables"]
+    empty = synthetic_study.frames().tables
     return StudyTables(saes, metrics, empty.document_sums, empty.baseline_sums, pd.DataFrame(densities + quiet))
 
 
@@ -122,6 +122,7 @@ def test_one_rubric_without_rules_leaves_their_tables_out() -> None:
     assert [found.caption.split(":")[0].split(" over")[0] for found in page.tables] == [
         "2 SAEs",
         "Worst mark by every rubric",
+        "Latents that fire most, 3 of 3 above 10 %; a number leads to the latent's page",
         "The rubrics",
         "Bands the marks come from",
     ]

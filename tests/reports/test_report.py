@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import synthetic_study
 
 from sae_pipeline.reports.build import build_report
 from sae_pipeline.reports.content import gather
+from sae_pipeline.reports.frames import StudyFrames
 from sae_pipeline.reports.html import render_html
 from sae_pipeline.reports.markdown import render_markdown
 
@@ -30,12 +32,17 @@ SECTIONS = {
     "training",
     "health",
     "generalisation",
+    "matching",
     "recommendations",
+    "remedies",
+    "latents",
     "finding",
     "limitations",
     "lineage",
 }
-FIGURES = {"matrix", "expansion", "budget", "tradeoff", "training", "text", "activations", "health", "finding"}
+FIGURES = {"matrix", "expansion", "budget", "tradeoff", "training", "text", "activations", "health", "finding", "variance", "matching"} | {
+    f"matching-{name}" for name in ("cosines", "widths", "orphans", "coverage", "layers", "map")
+}
 
 
 class Page(HTMLParser):
@@ -69,18 +76,19 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("report")
-    return folder, build_report(folder, study=synthetic_study.study(), **synthetic_study.frames())
+    return folder, build_report(folder, synthetic_study.study(), synthetic_study.frames())
 
 
-def worded(study: Any = None, **changes: Any) -> str:
+def worded(study: Any = None, frames: StudyFrames | None = None, **changes: Any) -> str:
     """The page with some frames replaced and without drawing its figures."""
-    report = gather(study=study or synthetic_study.study(), **(synthetic_study.frames() | changes))
+    frames = replace(frames or synthetic_study.frames(), traces=None, **changes)
+    report = gather(study or synthetic_study.study(), frames)
     return render_html(report, {plot.name: b"" for plot in report.plots})
 
 
 def build(folder: Path, study: Any = None, **changes: Any) -> Page:
     """A report with some frames replaced."""
-    build_report(folder, study=study or synthetic_study.study(), **(synthetic_study.frames() | changes))
+    build_report(folder, study or synthetic_study.study(), replace(synthetic_study.frames(), traces=None, **changes))
     return Page((folder / "index.html").read_text())
 
 
@@ -100,7 +108,7 @@ def test_every_link_of_the_navigation_leads_somewhere(built: tuple[Path, dict[st
 def test_page_asks_nothing_of_any_server(built: tuple[Path, dict[str, Any]]) -> None:
     text = (built[0] / "index.html").read_text()
     page = Page(text)
-    assert all(reference.startswith(("#", "data:image/png;base64,")) for reference in page.references)
+    assert all(reference.startswith(("#", "data:image/png;base64,", "figures/", "features/")) for reference in page.references)
     assert not {"link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
     assert not re.search(r"@import|url\(|https?://|fetch\(|XMLHttpRequest|import\(", text)
 
@@ -110,7 +118,7 @@ def test_first_screen_names_study_finding_interval_and_verdict_before_anything_e
     first = Page(text[: text.index('<section id="matrix"')]).text
     for said in ("synthetic", "supported", "An SAE explains more variance on the kind of text it was trained on.", "+0.0213", "[0.0153, 0.0277]"):
         assert said in first
-    matrix = synthetic_study.frames()["matrix"]
+    matrix = synthetic_study.frames().matrix
     for value in matrix["estimate"]:
         assert f"{value:.3f}" in first
 
@@ -127,7 +135,7 @@ def test_every_figure_is_a_png_with_its_data_beside_it_and_inside_the_page(built
 
 def test_csv_beside_a_figure_holds_the_estimates_with_their_intervals(built: tuple[Path, dict[str, Any]]) -> None:
     written = pd.read_csv(built[0] / "figures" / "matrix.csv").set_index(["layer", "mix", "evaluation_set"]).sort_index()
-    given = synthetic_study.frames()["matrix"].set_index(["layer", "mix", "evaluation_set"]).sort_index()
+    given = synthetic_study.frames().matrix.set_index(["layer", "mix", "evaluation_set"]).sort_index()
     for column in ("estimate", "low", "high"):
         pd.testing.assert_series_equal(written[column], given[column])
 
@@ -144,7 +152,7 @@ def test_markdown_says_the_same_and_refers_to_the_figures_beside_it(built: tuple
 
 def test_equal_tables_give_equal_bytes(built: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder = built[0]
-    build_report(tmp_path, study=synthetic_study.study(), **synthetic_study.frames())
+    build_report(tmp_path, synthetic_study.study(), synthetic_study.frames())
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     for name in files:
@@ -155,7 +163,7 @@ def test_figures_do_not_depend_on_the_users_matplotlib_settings(built: tuple[Pat
     import matplotlib as mpl
 
     with mpl.rc_context({"font.size": 30, "savefig.dpi": 33, "axes.facecolor": "red"}):
-        build_report(tmp_path, study=synthetic_study.study(), **synthetic_study.frames())
+        build_report(tmp_path, synthetic_study.study(), synthetic_study.frames())
     assert (tmp_path / "figures" / "matrix.png").read_bytes() == (built[0] / "figures" / "matrix.png").read_bytes()
 
 
@@ -174,7 +182,11 @@ def test_no_verdict_is_printed_without_its_evidence(built: tuple[Path, dict[str,
     assert {verdict for verdict, _ in cards} == {"supported", "contradicted", "inconclusive", "not_testable"}
     for verdict, card in cards:
         said = Page(card).text
-        assert ("Needs SAEs" in said and "not testable here" in said) if verdict == "not_testable" else re.search(r"interval \[.*\].*document", said)
+        assert (
+            ("Needs SAEs" in said and "not testable here" in said)
+            if verdict == "not_testable"
+            else re.search(r"interval \[.*\].*(document|cell)", said)
+        )
 
 
 def test_health_table_has_a_row_per_sae_and_lineage_leads_back_to_the_corpus(built: tuple[Path, dict[str, Any]]) -> None:
@@ -182,7 +194,7 @@ def test_health_table_has_a_row_per_sae_and_lineage_leads_back_to_the_corpus(bui
     health = text[text.index('<section id="health"') : text.index('<section id="finding"')]
     lineage = text[text.index('<section id="lineage"') :]
     results = health[: health.index("</table>")]
-    for sae_id in synthetic_study.frames()["tables"].saes["sae_id"]:
+    for sae_id in synthetic_study.frames().tables.saes["sae_id"]:
         assert results.count(f"<td>{sae_id}</td>") == 1
     row = re.search(r"<tr><td>PRE/activations L01</td>.*?</tr>", lineage, flags=re.S)
     assert row is not None
@@ -197,7 +209,7 @@ def test_hostile_names_are_shown_and_never_run() -> None:
     page = Page(worded(study, findings=findings))
     assert page.tags.count("script") == 1
     assert not any("example.org" in reference for reference in page.references)
-    markdown = render_markdown(gather(study=study, **(synthetic_study.frames() | {"findings": findings})))
+    markdown = render_markdown(gather(study, synthetic_study.frames(findings=findings)))
     assert "<script" not in markdown
     assert "<img" not in markdown
     assert not re.search(r"(?<!\\)\]\(https", markdown)
@@ -205,15 +217,12 @@ def test_hostile_names_are_shown_and_never_run() -> None:
 
 def test_study_that_varies_nothing_says_so_in_words(tmp_path: Path) -> None:
     frames = synthetic_study.frames()
-    one = {"expansion": 4.0, "tokens": 200_000}
-    curves = {
-        f"{name}_curve": frames[f"{name}_curve"][frames[f"{name}_curve"][factor] == one[factor]]
-        for name, factor in (("expansion", "expansion"), ("budget", "tokens"))
-    }
+    one = {"expansion_curve": ("expansion", 4.0), "budget_curve": ("tokens", 200_000)}
+    curves = {name: getattr(frames, name).query(f"{factor} == {level}") for name, (factor, level) in one.items()}
     page = build(
-        tmp_path, **curves, health=pd.DataFrame(), findings=frames["findings"].query("verdict == 'not_testable'"), lineage=frames["lineage"].iloc[:0]
+        tmp_path, **curves, health=pd.DataFrame(), findings=frames.findings.query("verdict == 'not_testable'"), lineage=frames.lineage.iloc[:0]
     )
-    assert set(page.ids) >= SECTIONS
+    assert set(page.ids) >= SECTIONS - {"latents"}
     for said in ("No SAEs of this study differ in nothing but the expansion factor (found ×4)", "nothing but the token budget (found 200k)", "No health marks",
                  "not testable here", "No lineage was handed to this report"):  # fmt: skip
         assert said in page.text
@@ -228,14 +237,14 @@ def test_study_without_findings_concludes_nothing() -> None:
 
 def test_mixes_that_share_no_arm_leave_an_empty_matrix_and_no_winner(tmp_path: Path) -> None:
     nan = float("nan")
-    page = build(tmp_path, matrix=synthetic_study.frames()["matrix"].assign(estimate=nan, low=nan, high=nan, n=0))
+    page = build(tmp_path, matrix=synthetic_study.frames().matrix.assign(estimate=nan, low=nan, high=nan, n=0))
     assert "no mix can be compared with another" in page.text
     assert "is highest on" not in page.text
     assert (tmp_path / "figures" / "matrix.png").exists()
 
 
 def test_under_and_overcomplete_dictionaries_are_never_one_curve() -> None:
-    curve = synthetic_study.frames()["expansion_curve"]
+    curve = synthetic_study.frames().expansion_curve
     below = curve.assign(expansion=curve["expansion"] / 16, regime="undercomplete")
     section = Page(worded(expansion_curve=pd.concat([curve, below], ignore_index=True))).text
     assert "From ×4 to ×8" in section
@@ -244,7 +253,7 @@ def test_under_and_overcomplete_dictionaries_are_never_one_curve() -> None:
 
 
 def test_hundreds_of_saes_stay_in_tables_of_limited_height() -> None:
-    text = worded(**synthetic_study.frames(copies=6))
+    text = worded(frames=synthetic_study.frames(copies=6, matching=None))
     assert "All 576 SAEs" in text
     assert len(text) < 3_000_000
     assert text.count("<table") == text.count('<div class="scroll"')

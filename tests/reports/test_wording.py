@@ -63,7 +63,7 @@ def test_every_value_of_a_dimension_has_a_colour_of_its_own() -> None:
 def test_a_mix_keeps_its_colour_when_a_figure_shows_only_some_mixes() -> None:
     import synthetic_study
 
-    curve = synthetic_study.frames()["expansion_curve"]
+    curve = synthetic_study.frames().expansion_curve
     mixes = list(synthetic_study.MIXES)
 
     def colours(shown: list[str]) -> dict[str, str]:

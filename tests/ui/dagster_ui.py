@@ -1,25 +1,20 @@
-"""Drives what `sae-pipeline ui` starts: its process group, its GraphQL endpoint, and a real browser."""
+"""Drives what `sae-pipeline ui` starts: its process group and its GraphQL endpoint."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 COMMAND = [sys.executable, "-W", "ignore", "-c", "from sae_pipeline.cli import main; main()"]
-FLAGS = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync"]
 
 
 def patiently(what: str, look: Callable[[], Any], seconds: float = 60) -> Any:
@@ -30,32 +25,6 @@ def patiently(what: str, look: Callable[[], Any], seconds: float = 60) -> Any:
             return answer
         time.sleep(0.5)
     raise AssertionError(f"{what}: not within {seconds:.0f} s")
-
-
-def chromium_or_skip() -> str:
-    """The machine's Chromium. Without one the test is skipped, or fails where ``SAE_REQUIRE_BROWSER`` is set."""
-    executable = shutil.which("chromium")
-    if executable is None:
-        reason = "no chromium on this machine; Debian and Ubuntu: apt-get install chromium"
-        if os.environ.get("SAE_REQUIRE_BROWSER"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return executable
-
-
-@contextmanager
-def chromium(folder: Path) -> Iterator[Any]:
-    """A Playwright browser context with an empty profile in ``folder``."""
-    executable = chromium_or_skip()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            folder, executable_path=executable, headless=True, viewport={"width": 1600, "height": 1000}, args=[f"--{flag}" for flag in FLAGS]
-        )
-        context.set_default_timeout(40_000)
-        yield context
-        context.close()
 
 
 class DagsterUI:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster_ui import DagsterUI, chromium, chromium_or_skip, patiently
+from browser import chromium, chromium_or_skip
+from dagster_ui import DagsterUI, patiently
 from small_study import SmallStudy
 from typer.testing import CliRunner
 

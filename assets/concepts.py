@@ -1,0 +1,62 @@
+"""The concept study: one partition per hook point, and the tables of all of them."""
+
+import dagster as dg
+
+from assets.names import key
+from assets.partitions import layers
+from assets.results import result
+from resources import ComputeResource, HomeResource
+from sae_pipeline.stages import concepts, slices
+from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.study import Study, point_of
+
+
+def concepts_asset(study: Study) -> dg.AssetsDefinition:
+    """Concepts and directions in the latents of one hook point."""
+    sets = study.concepts.read_sets(study.held_out) if study.concepts else ()
+
+    @dg.asset(
+        key=key(study, "concepts"),
+        deps=[
+            key(study, "text_tables"),
+            *(key(study, "held_out", name, "activations") for name in sets),
+            *(key(study, mix, "saes") for mix in study.mixes),
+        ],
+        partitions_def=layers(study),
+        code_version=slices.code_version("concepts", slices.concepts(study)),
+        group_name="concepts",
+        kinds={"parquet"},
+        pool="gpu",
+        description="Which concepts have a latent against how often the training text holds them, and directions written with few latents.",
+    )
+    def measured(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
+        opened = home.open()
+        found = concepts.measure(StudyContext(study, opened, compute.open(opened)), point_of(study, context.partition_key))
+        lists = {name: ", ".join(found.summary[name]) or "none" for name in ("directions", "saes")}
+        return result([found], version=found.fingerprint, figures=found.summary | lists)
+
+    return measured
+
+
+def concept_tables(study: Study) -> list[dg.AssetKey]:
+    """The asset that holds the concept tables, where the study asks for them."""
+    return [key(study, "concept_tables")] if study.concepts is not None else []
+
+
+def concept_tables_asset(study: Study) -> dg.AssetsDefinition:
+    """The tables of all hook points."""
+
+    @dg.asset(
+        key=key(study, "concept_tables"),
+        deps=[key(study, "concepts")],
+        code_version=slices.code_version("concept_tables", slices.concepts(study)),
+        group_name="concepts",
+        kinds={"parquet"},
+        description="The concept study of every hook point in one table per kind of row.",
+    )
+    def gathered_tables(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
+        opened = home.open()
+        gathered = concepts.gather(StudyContext(study, opened, compute.open(opened)))
+        return result([gathered], version=gathered.content, figures=gathered.summary)
+
+    return gathered_tables

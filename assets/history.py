@@ -1,0 +1,107 @@
+"""What a study keeps of its past: evaluations on fresh held-out text, its earlier versions, and how its rubrics have marked."""
+
+import dagster as dg
+
+from assets.names import key
+from assets.results import check, result
+from resources import ComputeResource, HomeResource
+from sae_pipeline.stages import conclusion, history, rubric_review, slices, versions
+from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.study import Study
+
+WINDOW_TAG = "sae/window"
+"""Tag of a run that names the window of held-out text to evaluate on; without it the study's own is taken."""
+
+
+def history_asset(study: Study) -> dg.AssetsDefinition:
+    """Every SAE of the study on one window, beside all records before."""
+    asset_key = key(study, "evaluation_history")
+    kept = dg.AssetCheckSpec(
+        "nothing_got_worse",
+        asset=asset_key,
+        blocking=False,
+        description="No SAE explains less variance than at the evaluation before, beyond the tolerance.",
+    )
+
+    @dg.asset(
+        key=asset_key,
+        deps=[key(study, mix, "scorecard") for mix in study.mixes],
+        code_version=slices.code_version("history", slices.history(study)),
+        group_name="reports",
+        kinds={"parquet", "html"},
+        pool="gpu",
+        check_specs=[kept],
+        description="All SAEs on one window of held-out text, recorded beside every evaluation before: the schedule takes a fresh window each time.",
+    )
+    def evaluation_history(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
+        import pandas as pd
+
+        opened = home.open()
+        ctx = StudyContext(study, opened, compute.open(opened))
+        window = int(context.run.tags.get(WINDOW_TAG, study.evaluation.window))
+        record, new = history.evaluate(ctx, window)
+        gathered = history.gather(ctx)
+        conclusion.publish(ctx)
+        changes = pd.read_parquet(gathered.file("regressions.parquet"))
+        worse = changes[changes["worse"]].sort_values("change")
+        reasons = [
+            f"{row.sae_id} on {row.evaluation_set}: {row.before:.4f} to {row.after:.4f} [{row.low:+.4f}, {row.high:+.4f}], {row.compared}"
+            for row in worse.itertuples()
+        ]
+        figures = {
+            "window": window,
+            "recorded": record.about["recorded"],
+            "page": dg.MetadataValue.path(str(opened.history_page(study.name))),
+            **gathered.summary,
+        }
+        checks = [check(asset_key, kept.name, not reasons, blocking=False, compared=len(changes), worse="; ".join(reasons[:5]) or "none")]
+        return result(
+            [gathered],
+            version=gathered.content,
+            figures=figures,
+            checks=checks,
+            computed=int(new) + int(not gathered.reused),
+            reused=int(gathered.reused),
+        )
+
+    return evaluation_history
+
+
+def versions_asset(study: Study) -> dg.AssetsDefinition:
+    """The study against its last kept version."""
+
+    @dg.asset(
+        key=key(study, "versions"),
+        deps=[key(study, "metric_tables"), key(study, "findings")],
+        code_version=slices.code_version("versions", {}),
+        group_name="reports",
+        kinds={"duckdb", "html"},
+        description="A copy of the warehouse for every state that the study was in, and a page on what changed since the one before.",
+    )
+    def kept_versions(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
+        opened = home.open()
+        compared = versions.compare_with_last(StudyContext(study, opened, compute.open(opened)))
+        figures = {name: dg.MetadataValue.path(value) if name == "page" else value for name, value in compared.found.items()}
+        return result([], version=compared.copy.name, figures=figures, computed=int(compared.new), reused=int(not compared.new))
+
+    return kept_versions
+
+
+def rubric_review_asset(study: Study) -> dg.AssetsDefinition:
+    """How the marks of the study's rubrics fall."""
+
+    @dg.asset(
+        key=key(study, "rubric_review"),
+        deps=[key(study, "metric_tables")],
+        code_version=slices.code_version("rubric_review", {}),
+        group_name="reports",
+        kinds={"parquet", "html"},
+        description="For whoever revises a health rubric: how its marks fall on the SAEs, where it is silent, and where others contradict it.",
+    )
+    def reviewed(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
+        opened = home.open()
+        found = rubric_review.review(StudyContext(study, opened, compute.open(opened)))
+        page = dg.MetadataValue.path(str(opened.rubric_page(study.name)))
+        return result([found], version=found.content, figures=found.summary | {"page": page})
+
+    return reviewed

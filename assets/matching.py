@@ -1,0 +1,80 @@
+"""The matching of features: one partition per hook point, the same arms across layers, and the tables of all of them."""
+
+import dagster as dg
+
+from assets.names import key
+from assets.partitions import layers
+from assets.results import result
+from resources import ComputeResource, HomeResource
+from sae_pipeline.stages import matching, slices
+from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.study import Study, point_of
+
+
+def feature_matches_asset(study: Study) -> dg.AssetsDefinition:
+    """The SAEs of one hook point, those of all mixes and expansions, matched pair by pair."""
+    correlated = study.matching is not None and study.matching.correlation_tokens > 0
+    read = [key(study, "held_out", study.read_for_matching, "activations")] if correlated else []
+
+    @dg.asset(
+        key=key(study, "feature_matches"),
+        deps=[*read, *(key(study, mix, part) for mix in study.mixes for part in ("saes", "metrics"))],
+        partitions_def=layers(study),
+        code_version=slices.code_version("matching", slices.matching(study)),
+        group_name="matching",
+        kinds={"parquet"},
+        pool="gpu",
+        description="Which features SAEs share that differ in exactly one factor: match ratios, one-to-one pairings, orphans, union of seeds.",
+    )
+    def matched(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
+        opened = home.open()
+        found = matching.match(StudyContext(study, opened, compute.open(opened)), point_of(study, context.partition_key))
+        return result([found], version=found.fingerprint, figures=found.summary)
+
+    return matched
+
+
+def layer_matches_asset(study: Study) -> dg.AssetsDefinition:
+    """The same arms matched across layers; behind the matches of the hook points, which keep its fan-in under 100."""
+
+    @dg.asset(
+        key=key(study, "layer_matches"),
+        deps=[key(study, "feature_matches")],
+        code_version=slices.code_version("layer_matches", slices.layer_matches(study)),
+        group_name="matching",
+        kinds={"parquet"},
+        pool="gpu",
+        description="How much of each layer's dictionary every other layer's holds, for the first arms of one cell; their directions in the plane.",
+    )
+    def across_layers(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
+        opened = home.open()
+        found = matching.match_layers(StudyContext(study, opened, compute.open(opened)))
+        return result(
+            [found], version=found.fingerprint, figures=found.summary | {"settings": ", ".join(found.summary["settings"]) or "no arms here"}
+        )
+
+    return across_layers
+
+
+def match_tables(study: Study) -> list[dg.AssetKey]:
+    """The asset that holds the matching tables, where the study asks for them."""
+    return [key(study, "match_tables")] if study.matching is not None else []
+
+
+def match_tables_asset(study: Study) -> dg.AssetsDefinition:
+    """The tables of all hook points."""
+
+    @dg.asset(
+        key=key(study, "match_tables"),
+        deps=[key(study, "feature_matches"), key(study, "layer_matches")],
+        code_version=slices.code_version("match_tables", slices.matching(study)),
+        group_name="matching",
+        kinds={"parquet"},
+        description="The matches of every hook point and across layers in one table per kind of row.",
+    )
+    def gathered_tables(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
+        opened = home.open()
+        gathered = matching.gather(StudyContext(study, opened, compute.open(opened)))
+        return result([gathered], version=gathered.content, figures=gathered.summary)
+
+    return gathered_tables

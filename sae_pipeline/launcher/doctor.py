@@ -1,0 +1,234 @@
+"""What can be wrong with an installation and a home, looked at and mended: the command ``sae-pipeline doctor``.
+
+Every check gives a :class:`Diagnosis` and moves nothing by itself. Mending never removes a result: what is damaged goes to
+quarantine and is computed again, what is dead is ended, what nobody holds is let go.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+import sae_pipeline
+from sae_pipeline.errors import SaePipelineError
+from sae_pipeline.store import Home, is_held
+from sae_pipeline.store.artifacts import damage_of, quarantine
+
+DISTRIBUTION = "sae-pipeline"
+LITTLE_SPACE = 2e9
+"""Bytes left on the home's disk below which a study of any size is likely to fill it: the quickstart takes half a gigabyte."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The outcome of one check."""
+
+    check: str
+    healthy: bool
+    found: str
+    """What was seen, in a sentence."""
+    remedy: str = ""
+    """What to do where it is not healthy."""
+    mend: Callable[[], None] | None = field(default=None, compare=False)
+    """Mends it, where this program can."""
+
+
+def examine(home: Home) -> Iterator[Diagnosis]:
+    """Every check, the quick ones first."""
+    yield from _installation()
+    yield _kernels()
+    yield _devices()
+    yield _disk(home)
+    yield from _store(home)
+    yield from _half_finished(home)
+    yield from _event_log(home)
+    yield from _warehouses(home)
+
+
+# ------------------------------------------------------------------------------------------------ the machine
+
+
+def _installation() -> Iterator[Diagnosis]:
+    """The packages that this one asks for, in versions that it accepts; and its own three, each from the same place."""
+    python = f"Python {platform.python_version()}"
+    try:
+        asked, found = requires(DISTRIBUTION) or [], f"{python}, {DISTRIBUTION} {sae_pipeline.__version__}"
+    except PackageNotFoundError:
+        asked, found = [], f"{python}, {DISTRIBUTION} {sae_pipeline.__version__} as a folder that is not installed, so what it asks for is not known"
+    wrong = [problem for text in asked if (problem := _unmet(Requirement(text)))]
+    if wrong:
+        yield Diagnosis("installation", False, f"{found}; {'; '.join(wrong)}", "run `pip install -c constraints.txt -e .` in the repository")
+    else:
+        yield Diagnosis("installation", True, f"{found}; no package in a version it does not accept")
+    specs = [find_spec(name) for name in ("assets", "resources", "sae_pipeline")]
+    places = {str(Path(spec.origin).resolve().parents[1]) if spec and spec.origin else "nowhere" for spec in specs}
+    if len(places) > 1:
+        yield Diagnosis(
+            "packages",
+            False,
+            f"expected assets, resources and sae_pipeline beside each other, found them in {', '.join(sorted(places))}",
+            "start from a folder that holds no package called assets or resources",
+        )
+
+
+def _unmet(wanted: Requirement) -> str | None:
+    """What is wrong with a package that is asked for; None where nothing is, or where only an extra asks for it."""
+    if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+        return None
+    try:
+        found = version(wanted.name)
+    except PackageNotFoundError:
+        return f"{wanted.name} is missing"
+    return None if wanted.specifier.contains(found, prereleases=True) else f"{wanted.name} {found} instead of {wanted.specifier}"
+
+
+def _kernels() -> Diagnosis:
+    try:
+        return Diagnosis("kernels", True, f"numba {version('numba')}: training on the CPU uses compiled kernels")
+    except PackageNotFoundError:
+        return Diagnosis("kernels", True, "no numba: training on the CPU uses plain torch, which is slower; `pip install -e .[fast]` adds it")
+
+
+def _devices() -> Diagnosis:
+    import torch
+
+    cuda = [f"cuda:{n} {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return Diagnosis("devices", True, f"{', '.join([f'cpu with {torch.get_num_threads()} threads', *cuda, *mps])}; torch {torch.__version__}")
+
+
+def _disk(home: Home) -> Diagnosis:
+    place = home.existing_root
+    probe = place / ".doctor"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        return Diagnosis(
+            "disk", False, f"{place} cannot be written ({error.strerror})", "choose another folder with SAE_HOME, or mend its permissions"
+        )
+    free, used = shutil.disk_usage(place).free, _bytes_under(home.root)
+    found = f"{home.root} holds {used / 1e9:.2f} GB, {free / 1e9:.1f} GB are free"
+    if free < LITTLE_SPACE:
+        return Diagnosis("disk", False, found, "free space, point SAE_HOME elsewhere, or remove what no study needs with `sae-pipeline gc STUDY…`")
+    return Diagnosis("disk", True, found)
+
+
+def _bytes_under(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # of a draft that was published in the meantime
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+# ------------------------------------------------------------------------------------------------ the store
+
+
+def _store(home: Home) -> Iterator[Diagnosis]:
+    """Every byte of every artifact against its manifest."""
+    sound = 0
+    for stage in sorted(path for path in home.store.root.glob("[!.]*") if path.is_dir()):
+        for folder in sorted(path for path in stage.iterdir() if path.is_dir()):
+            if not (folder / "manifest.json").exists() and stage.name == "spool":
+                continue  # rows of the hub as they are streamed: checked when they are read
+            if damage := damage_of(folder):
+                remedy = "the next `sae-pipeline run` computes it again; `sae-pipeline doctor --repair` moves it to quarantine now"
+                yield Diagnosis("store", False, f"{stage.name} {folder.name} is damaged: {damage}", remedy, partial(quarantine, folder))
+            else:
+                sound += 1
+    yield Diagnosis("store", True, f"{sound} artifacts whose bytes are those that were written")
+
+
+def _half_finished(home: Home) -> Iterator[Diagnosis]:
+    """Drafts that a run goes on from, locks that nobody holds, and what was put into quarantine."""
+    under_way = home.store.root / ".partial"
+    drafts = [path for path in under_way.glob("*/*") if path.is_dir()]
+    if drafts:
+        yield Diagnosis(
+            "drafts", True, f"{len(drafts)} half-finished artifacts ({sum(map(_bytes_under, drafts)) / 1e6:.1f} MB); the next run goes on from them"
+        )
+    idle = [lock for lock in (*under_way.glob("*/*.lock"), *home.locks.glob("launcher-*.lock")) if not is_held(lock)]
+    if idle:
+        remedy = "harmless; `sae-pipeline doctor --repair` removes them"
+        yield Diagnosis(
+            "locks",
+            True,
+            f"{len(idle)} lock files of processes that were killed",
+            remedy,
+            partial(_remove, idle),
+        )
+    damaged = [path for path in (home.store.root / ".quarantine").glob("*") if path.is_dir()]
+    if damaged:
+        size = sum(map(_bytes_under, damaged)) / 1e6
+        yield Diagnosis(
+            "quarantine", True, f"{len(damaged)} damaged artifacts kept for inspection ({size:.1f} MB); `sae-pipeline gc STUDY…` removes them"
+        )
+
+
+def _remove(files: list[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------ Dagster and the warehouses
+
+
+def _event_log(home: Home) -> Iterator[Diagnosis]:
+    """Dagster's databases, and runs of processes that are gone."""
+    if not home.dagster.is_dir():
+        yield Diagnosis("event log", True, "no study was run on this home yet")
+        return
+    files = sorted(home.dagster.rglob("*.db"))
+    broken = [file for file in files if not _is_sound(file)]
+    for file in broken:
+        yield Diagnosis(
+            "event log",
+            False,
+            f"{file} is damaged",
+            f"move {home.dagster} away; the next run makes a new one and reuses every artifact (the history of runs is lost)",
+        )
+    if broken:
+        return
+    yield Diagnosis("event log", True, f"{len(files)} databases of Dagster's without damage")
+    from sae_pipeline.launcher.instance import dead_runs, end, open_instance
+
+    try:
+        instance = open_instance(home)
+        for run in dead_runs(instance, home):
+            remedy = "the next `sae-pipeline run` ends it; `sae-pipeline doctor --repair` does so now"
+            yield Diagnosis("runs", False, f"run {run.run_id} is called unfinished, but its process is gone", remedy, partial(end, instance, run))
+    except SaePipelineError as error:
+        yield Diagnosis("event log", False, str(error), "free space or point SAE_HOME elsewhere")
+
+
+def _is_sound(database: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            return connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _warehouses(home: Home) -> Iterator[Diagnosis]:
+    """Every study's warehouse can be opened."""
+    import duckdb
+
+    for file in sorted(home.root.glob("studies/*/warehouse.duckdb")):
+        try:
+            with duckdb.connect(str(file), read_only=True) as connection:
+                count = len(connection.execute("SHOW TABLES").fetchall())
+            yield Diagnosis("warehouse", True, f"{file}: {count} tables")
+        except duckdb.Error as error:
+            found = f"{file} cannot be opened ({str(error).splitlines()[0]})"
+            yield Diagnosis("warehouse", False, found, "`sae-pipeline report STUDY` builds it again; `--repair` removes it", file.unlink)

@@ -1,0 +1,1 @@
+"""Pages on single latents: which are shown, what is said of each, and how the report leads to them."""

@@ -1,0 +1,196 @@
+"""One SAE's chain: what it was made from down to the text, what was made from it up to the report, and documents behind tokens.
+
+Every artifact's manifest names its inputs by fingerprint or content, so the chain is read off the manifests; nothing is
+recorded twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sae_pipeline.errors import BadInput
+from sae_pipeline.stages import corpora, inventory, reachable, subject
+from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.store import Artifact, strings_in
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Link:
+    """One artifact of a chain."""
+
+    what: str
+    """What it is in this study: ``PRE/corpus``, ``PRE/activations L01``, an SAE's id …"""
+    stage: str
+    fingerprint: str
+    """Hash of the recipe: its folder in the store."""
+    content: str
+    """Hash of what it holds."""
+    created: str
+    """When, in UTC."""
+    seconds: float
+    host: str
+    libraries: dict[str, str]
+    """Versions it was made with, this package's among them."""
+    made_from: tuple[str, ...]
+    """Names of the artifacts of the study that its inputs mention."""
+    text: tuple[dict[str, Any], ...] = ()
+    """Of a corpus: each source as it was read, with its data version (of the hub: with the commit behind it), documents and tokens."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """An SAE between the text and the report."""
+
+    sae_id: str
+    study: str
+    subject: dict[str, Any]
+    """The subject model's record: name, revision, backend, hashes."""
+    before: tuple[Link, ...]
+    """What the SAE rests on, upstream first."""
+    sae: Link
+    after: tuple[Link, ...]
+    """What rests on the SAE, upstream first."""
+
+
+def trace(ctx: StudyContext, sae_id: str) -> Chain:
+    """The chain of one SAE of the study, as far as it has been computed.
+
+    Raises:
+        BadInput: the study declares no such SAE.
+        TrainingError: it diverged.
+    """
+    found = inventory.find_sae(ctx, sae_id)
+    artifacts = dict(reachable.artifacts(ctx))
+    made_from = {what: _mentioned(artifact, artifacts) for what, artifact in artifacts.items()}
+    before, after = _closure(sae_id, made_from), _closure(sae_id, _reversed(made_from))
+    links = {what: _link(ctx, what, artifact, made_from[what]) for what, artifact in artifacts.items() if what in before | after | {sae_id}}
+    order = _upstream_first(made_from)
+    assert artifacts[sae_id].fingerprint == found.fingerprint
+    return Chain(
+        sae_id=sae_id,
+        study=ctx.study.name,
+        subject=subject.need(ctx).record,
+        before=tuple(links[what] for what in order if what in before),
+        sae=links[sae_id],
+        after=tuple(links[what] for what in order if what in after),
+    )
+
+
+def token_range(text: str) -> tuple[int, int]:
+    """``A:B`` as two numbers.
+
+    Raises:
+        BadInput: it is not of that form.
+    """
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal()):
+        raise BadInput(f"--tokens: expected two whole numbers as A:B, for example 0:512, found '{text}'")
+    return int(first), int(last)
+
+
+def documents_of(ctx: StudyContext, lane: str, first: int, last: int) -> pd.DataFrame:
+    """The documents that tokens ``first`` to ``last`` (not included) of a corpus came from, in its packed order.
+
+    Args:
+        ctx: the study's context.
+        lane: a mix, or ``held_out/<set>``.
+        first, last: places in the corpus, counted over its contexts from 0, BOS included.
+
+    Returns:
+        One row per stretch of one document: ``first`` and ``last`` (its tokens in the corpus), ``source``, ``key`` (the
+        document within its source), ``document_hash``, ``position`` (of the first of these tokens in the document). Special
+        tokens belong to no document and have no row.
+
+    Raises:
+        BadInput: the study has no such corpus, or it has no such tokens.
+    """
+    import pandas as pd
+
+    lanes = [*ctx.study.mixes, *(f"held_out/{name}" for name in ctx.study.held_out)]
+    if lane not in lanes:
+        raise BadInput(f"--corpus: expected a mix or evaluation set of the study '{ctx.study.name}' ({', '.join(lanes)}), found '{lane}'")
+    from sae_pipeline.corpora.corpus import Corpus
+
+    corpus = Corpus.load(corpora.need(ctx, lane))
+    size = corpus.n_contexts * corpus.context_length
+    if not 0 <= first < last <= size:
+        raise BadInput(f"--tokens: expected A:B with 0 <= A < B <= {size}, the tokens of {lane}, found {first}:{last}")
+    whole = slice(first // corpus.context_length, (last - 1) // corpus.context_length + 1)
+    offset = whole.start * corpus.context_length
+    wanted = slice(first - offset, last - offset)
+    document, position = (tensor[whole].reshape(-1)[wanted].tolist() for tensor in (corpus.document, corpus.position))
+    rows: list[dict[str, Any]] = []
+    for place, (number, within) in enumerate(zip(document, position, strict=True), start=first):
+        if number < 0:
+            continue
+        if rows and rows[-1]["document"] == number and rows[-1]["last"] == place:
+            rows[-1]["last"] = place + 1
+        else:
+            rows.append({"first": place, "last": place + 1, "document": number, "position": within})
+    stretches = pd.DataFrame(rows, columns=["first", "last", "document", "position"])
+    known = corpus.documents[["source", "key", "document_hash"]]
+    return stretches.join(known, on="document")[["first", "last", "source", "key", "document_hash", "position"]]
+
+
+def _mentioned(artifact: Artifact, artifacts: dict[str, Artifact]) -> tuple[str, ...]:
+    """Names of the artifacts that another's inputs mention."""
+    inputs = set(strings_in(artifact.inputs))
+    return tuple(what for what, other in artifacts.items() if other is not artifact and {other.fingerprint, other.content} & inputs)
+
+
+def _reversed(made_from: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """What is made from each, instead of what each is made from."""
+    return {what: tuple(other for other, inputs in made_from.items() if what in inputs) for what in made_from}
+
+
+def _closure(start: str, steps: dict[str, tuple[str, ...]]) -> set[str]:
+    """Everything that can be reached from ``start``, without it."""
+    reached: set[str] = set()
+    ahead = list(steps[start])
+    while ahead:
+        if (what := ahead.pop()) not in reached:
+            reached.add(what)
+            ahead += steps[what]
+    return reached - {start}
+
+
+def _upstream_first(made_from: dict[str, tuple[str, ...]]) -> list[str]:
+    """All names in an order in which each comes after what it is made from."""
+    from graphlib import TopologicalSorter
+
+    return list(TopologicalSorter(made_from).static_order())
+
+
+def _link(ctx: StudyContext, what: str, artifact: Artifact, made_from: tuple[str, ...]) -> Link:
+    manifest = artifact.manifest
+    return Link(
+        what=what,
+        stage=artifact.stage,
+        fingerprint=artifact.fingerprint,
+        content=artifact.content,
+        created=manifest["created"],
+        seconds=manifest["seconds"],
+        host=manifest["host"],
+        libraries=manifest["libraries"],
+        made_from=made_from,
+        text=tuple(_sources_of(artifact)) if artifact.stage == corpora.STAGE else (),
+    )
+
+
+def _sources_of(corpus: Artifact) -> Iterator[dict[str, Any]]:
+    """The sources of a corpus as its manifest records them."""
+    for name, version in corpus.inputs["sources"].items():
+        yield {
+            "source": name,
+            "data_version": version,
+            "commit": corpus.summary.get("commits", {}).get(name),
+            "read_as": corpus.inputs["study"]["sources"][name],
+            "share": corpus.summary["shares"][name],
+            "documents": corpus.summary["documents_by_source"].get(name, 0),
+            "tokens": corpus.summary["tokens_by_source"].get(name, 0),
+        }

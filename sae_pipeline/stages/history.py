@@ -1,0 +1,204 @@
+"""Evaluations repeated over time: each on a held-out window, recorded for good, and judged against those before it.
+
+A record is a folder of the study's own, not of the store: cleaning up never touches it, and an SAE that was trained again
+keeps the figures of its earlier versions. What a record is computed from is in the store as always, so that a window which was
+evaluated before costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae_pipeline.stages import activations, corpora, evaluation, saes, slices
+from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.stages.pages import publish_page
+from sae_pipeline.store import Artifact, digest, exclusive, storage_errors, write_json
+from sae_pipeline.store.fingerprints import file_sha256
+from sae_pipeline.study import cells
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STAGE = "history"
+TABLES = ("evaluation_history", "regressions")
+ABOUT, METRICS, DOCUMENTS = "record.json", "metrics.parquet", "documents.parquet"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One evaluation of all SAEs on one window."""
+
+    folder: Path
+    about: dict[str, Any]
+    """``recorded`` (UTC), ``window``, and ``saes``: fingerprint by id."""
+
+    @property
+    def covers(self) -> tuple[int, str]:
+        """The window, and the SAEs as one hash: evaluating the same again says nothing new."""
+        return self.about["window"], digest(self.about["saes"])
+
+
+def at_window(ctx: StudyContext, window: int) -> StudyContext:
+    """The same study with its evaluation sets drawn from another window of the held-out documents."""
+    shifted = ctx.study.evaluation.model_copy(update={"window": window})
+    return replace(ctx, study=ctx.study.model_copy(update={"evaluation": shifted}), remembered={})
+
+
+def records(ctx: StudyContext) -> list[Record]:
+    """All records of the study, the oldest first."""
+    folder = ctx.home.history(ctx.study.name)
+    with storage_errors(folder):
+        import json
+
+        found = [Record(path.parent, json.loads(path.read_text())) for path in folder.glob(f"[!.]*/{ABOUT}")]
+    return sorted(found, key=lambda record: (record.about["recorded"], record.folder.name))
+
+
+def fresh_window(ctx: StudyContext) -> int:
+    """The window that the SAEs as they are have been evaluated on least often; of several the first after the study's own."""
+    windows, own = ctx.study.corpus.held_out_windows, ctx.study.evaluation.window
+    current = digest(_fingerprints(ctx))
+    times = dict.fromkeys(range(windows), 0)
+    for record in records(ctx):
+        window, of = record.covers
+        if of == current and window in times:
+            times[window] += 1
+    return min(times, key=lambda window: (times[window], (window - own) % windows))
+
+
+def is_recorded(ctx: StudyContext) -> bool:
+    """Whether the SAEs as they are have been evaluated on the study's own window, or cannot be told yet."""
+    found = [saes.find(ctx, cell.mix, cell.point, cell.expansion) for cell in cells(ctx.study)]
+    if any(cell is None for cell in found):
+        return True
+    return (ctx.study.evaluation.window, digest(_fingerprints(ctx))) in {record.covers for record in records(ctx)}
+
+
+def _fingerprints(ctx: StudyContext) -> dict[str, str]:
+    trained = (saes.need(ctx, cell.mix, cell.point, cell.expansion) for cell in cells(ctx.study))
+    return {found.cell.sae_id(label): sae.fingerprint for found in trained for label, sae in found.saes.items()}
+
+
+def evaluate(ctx: StudyContext, window: int) -> tuple[Record, bool]:
+    """Evaluate every SAE of the study on a window and record it; whether it is new.
+
+    The same SAEs on a window that has a record are not recorded again, unless a year of schedules has used up all windows:
+    then nothing new can be said and the record that is there is returned.
+    """
+    shifted = at_window(ctx, window)
+    fingerprints = _fingerprints(ctx)
+    for record in reversed(records(ctx)):
+        if record.covers == (window, digest(fingerprints)):
+            return record, False
+    for name in shifted.study.held_out:
+        corpora.build(shifted, f"held_out/{name}")
+        activations.harvest(shifted, f"held_out/{name}", shifted.study.hook_points)
+        for point in shifted.study.hook_points:
+            evaluation.measure_baseline(shifted, name, point)
+    metrics, documents = _measured(shifted)
+    return _write(ctx, window, fingerprints, metrics, documents), True
+
+
+def _measured(ctx: StudyContext) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Metrics of every SAE and set, and its squared errors per document with the variance that they are a share of."""
+    import pandas as pd
+
+    from sae_pipeline.metrics.baselines import Baseline
+    from sae_pipeline.metrics.ratios import centred_squares
+
+    metrics: list[pd.DataFrame] = []
+    documents: list[pd.DataFrame] = []
+    for cell in cells(ctx.study):
+        found = evaluation.evaluate(ctx, cell.mix, cell.point, cell.expansion).artifact
+        variance = {}
+        for name in ctx.study.held_out:
+            baseline = Baseline.load(evaluation.need_baseline(ctx, name, cell.point))
+            sums = baseline.documents[["n", "sum_sq"]].sum()
+            variance[name] = float(centred_squares(sums["n"], sums["sum_sq"], baseline.sum_x.sum(0)))
+        for into, file, columns in ((metrics, "metrics", None), (documents, "document_sums", ["arm", "evaluation_set", "document_hash", "n", "sse"])):
+            frame = pd.read_parquet(found.file(f"{file}.parquet"), columns=columns)
+            frame.insert(0, "sae_id", [cell.sae_id(label) for label in frame.pop("arm")])
+            into.append(frame)
+        documents[-1]["variance"] = documents[-1]["evaluation_set"].map(variance)
+    return pd.concat(metrics, ignore_index=True), pd.concat(documents, ignore_index=True)
+
+
+def _write(ctx: StudyContext, window: int, fingerprints: dict[str, str], metrics: pd.DataFrame, documents: pd.DataFrame) -> Record:
+    recorded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    about = {"recorded": recorded, "window": window, "saes": fingerprints}
+    parent = ctx.home.history(ctx.study.name)
+    draft = parent / f".{os.getpid()}"
+    with storage_errors(parent, missing=True), exclusive(ctx.home.locks / f"history-{ctx.study.name}.lock"):
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        metrics.to_parquet(draft / METRICS, index=False)
+        documents.to_parquet(draft / DOCUMENTS, index=False)
+        write_json(draft / ABOUT, about)
+        name = f"{recorded.replace(':', '')}-w{window:03d}"
+        target = next(path for n in range(10_000) if not (path := parent / (name if n == 0 else f"{name}-{n}")).exists())
+        draft.rename(target)
+    return Record(target, about)
+
+
+# ------------------------------------------------------------------------------------------------ what the records say together
+
+
+def _identity(ctx: StudyContext, found: list[Record]) -> tuple[str, dict[str, Any]]:
+    inputs = {"study": slices.history(ctx.study), "records": {record.folder.name: file_sha256(record.folder / METRICS) for record in found}}
+    return digest(STAGE, slices.VERSIONS[STAGE], inputs), inputs
+
+
+def find(ctx: StudyContext) -> Artifact | None:
+    """The history as far as it is recorded, if it has been gathered."""
+    found = records(ctx)
+    return ctx.store.find(STAGE, _identity(ctx, found)[0]) if found else None
+
+
+def gather(ctx: StudyContext) -> Artifact:
+    """All records in one table, what got worse in the latest of them, and the page that shows both."""
+    found = records(ctx)
+    fingerprint, inputs = _identity(ctx, found)
+    with ctx.store.draft(STAGE, fingerprint, inputs) as draft:
+        if isinstance(draft, Artifact):
+            artifact = draft
+        else:
+            from sae_pipeline.analysis.regressions import regressions
+            from sae_pipeline.reports.build import write_report
+            from sae_pipeline.reports.history import history_report
+
+            frames = dict(
+                zip(TABLES, (history_rows(found), regressions([_loaded(record) for record in found], **slices.history(ctx.study))), strict=True)
+            )
+            for name, frame in frames.items():
+                frame.to_parquet(draft.path / f"{name}.parquet", index=False)
+            page = draft.path / "page"
+            page.mkdir()
+            write_report(page, history_report(ctx.study.name, *frames.values(), tolerance=ctx.study.schedules.tolerance))
+            artifact = draft.publish({"records": len(found), "regressions": int(frames["regressions"]["worse"].sum())})
+    publish_page(ctx, artifact, ctx.home.history_page(ctx.study.name).parent, under="page/")
+    return artifact
+
+
+def history_rows(found: list[Record]) -> pd.DataFrame:
+    """One row per record, SAE and evaluation set: ``recorded``, ``held_out_window``, ``fingerprint`` of the SAE, and every metric."""
+    import pandas as pd
+
+    frames = []
+    for record in found:
+        frame = pd.read_parquet(record.folder / METRICS)
+        frame.insert(0, "recorded", record.about["recorded"])
+        frame.insert(1, "held_out_window", record.about["window"])
+        frame.insert(3, "fingerprint", frame["sae_id"].map(record.about["saes"]))
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _loaded(record: Record) -> tuple[dict[str, Any], pd.DataFrame]:
+    import pandas as pd
+
+    return record.about, pd.read_parquet(record.folder / DOCUMENTS)

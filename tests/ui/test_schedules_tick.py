@@ -1,0 +1,83 @@
+"""The daemon by itself, minutes on end: a schedule that evaluates on fresh text, and new text that retrains what it reaches."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster_ui import DagsterUI, patiently
+from small_study import SmallStudy, toy_documents
+from typer.testing import CliRunner
+
+from sae_pipeline.cli import app
+from sae_pipeline.stages import history
+from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.study import load_study
+
+pytestmark = [pytest.mark.ui, pytest.mark.slow]
+EVERY_MINUTE = "* * * * *"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, small_study_data: dict[str, Any], toy_text: Path) -> SmallStudy:
+    """One SAE per mix on copies of the text, with everything that runs on its own switched on; run once."""
+    folder = tmp_path_factory.mktemp("ticks")
+    study = SmallStudy(folder / "toy.yaml", small_study_data)
+    stories = shutil.copyfile(toy_text / "stories.jsonl", folder / "stories.jsonl")
+
+    def on_its_own(data: dict[str, Any]) -> None:
+        data["sources"]["stories"]["paths"] = [str(stories)]
+        data["activations"]["layers"], data["saes"]["expansions"] = [0], [2]
+        data["saes"]["arms"] = [{"architecture": "topk", "k": 4}]
+        data["corpus"] = {"held_out_share": 0.4, "held_out_windows": 4}
+        data["held_out"] = {"recipes": {"shares": {"recipes": 1.0}, "kind": "in_sample", "tokens": 1_000}}
+        data["schedules"] = {"evaluation": EVERY_MINUTE, "rerun_stale": True, "watch_minutes": 1}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAE_HOME", str(folder / "home"))
+        result = CliRunner().invoke(app, ["run", study.write(on_its_own), "--json"])
+    assert result.exit_code == 0, result.output
+    return study
+
+
+@pytest.fixture(scope="module")
+def ui(finished: SmallStudy) -> Iterator[DagsterUI]:
+    server = DagsterUI(str(finished.path), finished.path.parent / "home")
+    yield server
+    assert server.stop() == []
+
+
+@pytest.fixture
+def ctx(finished: SmallStudy, monkeypatch: pytest.MonkeyPatch) -> StudyContext:
+    monkeypatch.setenv("SAE_HOME", str(finished.path.parent / "home"))
+    return StudyContext.open(load_study(str(finished.path)))
+
+
+def start(ui: DagsterUI, schedule: str) -> None:
+    """Switch a schedule on, as its button does."""
+    (location,) = ui.ask("{repositoriesOrError {... on RepositoryConnection {nodes {name location {name}}}}}")["repositoriesOrError"]["nodes"]
+    selector = {"repositoryLocationName": location["location"]["name"], "repositoryName": location["name"], "scheduleName": schedule}
+    answer = ui.ask("mutation($which: ScheduleSelector!) {startSchedule(scheduleSelector: $which) {__typename}}", which=selector)
+    assert answer["startSchedule"]["__typename"] == "ScheduleStateResult", answer
+
+
+def test_each_tick_of_the_schedule_records_another_window(ui: DagsterUI, ctx: StudyContext) -> None:
+    assert [record.about["window"] for record in history.records(ctx)] == [0]
+    start(ui, "scheduled_evaluation")
+    patiently("two evaluations are recorded", lambda: len(history.records(ctx)) >= 3, 240)
+    assert [record.about["window"] for record in history.records(ctx)][:3] == [0, 1, 2]
+
+
+def test_new_text_is_noticed_and_what_it_reaches_is_trained_again(ui: DagsterUI, ctx: StudyContext, finished: SmallStudy) -> None:
+    before = history.records(ctx)[-1].about["saes"]
+    with (finished.path.parent / "stories.jsonl").open("a") as file:
+        file.writelines(json.dumps({"text": text + " at last"}) + "\n" for text in toy_documents("stories", 50))
+
+    def retrained() -> bool:
+        return history.records(ctx)[-1].about["saes"] != before
+
+    patiently("SAEs on the new text are evaluated", retrained, 300)
