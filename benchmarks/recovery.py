@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matching import FIGURES, L0_TOLERANCE, at_target, bracketed, chosen_rate, deviation, near, next_strength
+from fair_terms import FIGURES, L0_TOLERANCE, at_target, bracketed, chosen_rate, deviation, near, next_strength
 from numpy.typing import NDArray
 from peers import TRAINERS
 from program import options, run, say

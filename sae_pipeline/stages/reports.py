@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from sae_pipeline.stages import concepts, findings, matching, positions, slices, subject, tables, text
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.store import Artifact, digest, exclusive, storage_errors
+from sae_pipeline.stages.pages import publish_page
+from sae_pipeline.store import Artifact, digest
 from sae_pipeline.study.fragments import PROPOSED_FILE, as_yaml
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def build(ctx: StudyContext) -> Artifact:
             from sae_pipeline.reports.build import build_report
 
             artifact = draft.publish(build_report(draft.path, ctx.study, _frames(ctx, gathered, described, found)))
-    _publish(ctx, artifact)
+    advised = _proposed_study(ctx)
+    publish_page(ctx, artifact, ctx.home.report(ctx.study.name).parent, beside={PROPOSED_FILE: advised} if advised is not None else None)
     return artifact
 
 
@@ -85,24 +86,6 @@ def _frames(ctx: StudyContext, gathered: Artifact, described: Artifact, found: A
         **read(gathered, tables.HEALTH, tables.LINEAGE, tables.TRAINING, tables.DIVERGED, *tables.ACTIVATIONS),
         **asked,
     )
-
-
-def _publish(ctx: StudyContext, artifact: Artifact) -> None:
-    """Copy the report into the study's folder; readers see the old one or the new one, and two writers wait for each other."""
-    target = ctx.home.report(ctx.study.name).parent
-    fresh, old = target.with_name(".report"), target.with_name(".report-old")
-    with storage_errors(target), exclusive(ctx.home.locks / f"report-{ctx.study.name}.lock"):
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for name in artifact.manifest["files"]:
-            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(artifact.file(name), fresh / name)
-        if (advised := _proposed_study(ctx)) is not None:
-            (fresh / PROPOSED_FILE).write_text(advised, encoding="utf-8")
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _proposed_study(ctx: StudyContext) -> str | None:

@@ -252,7 +252,7 @@ def test_intervals_are_those_of_student() -> None:
 
 def test_a_strength_is_searched_between_too_dense_and_too_sparse() -> None:
     """L0 16 at strength 1 and 4 at strength 4, target 8: half way in logarithms is strength 2."""
-    from matching import next_strength
+    from fair_terms import next_strength
 
     assert next_strength([{"strength": 1.0, "l0": 16.0}, {"strength": 4.0, "l0": 4.0}], 8.0) == pytest.approx(2)
     assert next_strength([{"strength": 1.0, "l0": 16.0}], 8.0) > 1
@@ -261,7 +261,7 @@ def test_a_strength_is_searched_between_too_dense_and_too_sparse() -> None:
 
 def test_a_strength_is_nudged_across_the_target_once_it_is_near() -> None:
     """An L0 of 8.2 is near 8: the next strength is a tenth larger, not two and a half times."""
-    from matching import next_strength
+    from fair_terms import next_strength
 
     assert next_strength([{"strength": 1.0, "l0": 8.2}], 8.0) == pytest.approx(1.1)
     assert next_strength([{"strength": 1.0, "l0": 7.8}], 8.0) == pytest.approx(1 / 1.1)
@@ -269,7 +269,7 @@ def test_a_strength_is_nudged_across_the_target_once_it_is_near() -> None:
 
 def test_figures_are_interpolated_at_the_target_l0() -> None:
     """L0 6 and 12 with target 6 * sqrt(2): half way in logarithms; the L0 shown is that of the nearest training."""
-    from matching import at_target
+    from fair_terms import at_target
 
     runs = [
         {"l0": 6.0, "strength": 2.0, "explained_variance": 0.6, "mean_max_cosine": 0.9},
@@ -297,7 +297,7 @@ def test_an_l0_beyond_the_stated_tolerance_is_marked(l0: float, matched: bool) -
 
 def test_rates_are_chosen_at_matched_l0_and_extended_beyond_their_edges() -> None:
     """The best of explained variances that peak at 8 is found from 1, 2, 4; a rise without end is said to be at the edge."""
-    from matching import chosen_rate
+    from fair_terms import chosen_rate
 
     def run(variance: float, deviation: float = 0.0) -> dict[str, float]:
         return {"explained_variance": variance, "l0_deviation": deviation}

@@ -39,5 +39,8 @@ def test_every_page_is_built(site: Path) -> None:
 
 def test_reading_a_page_asks_no_other_server(site: Path) -> None:
     for page in site.glob("*.html"):
-        loaded = re.findall(r"<(?:script|img|iframe)[^>]* src=[\"']?([^\"' >]+)|<link[^>]* rel=[\"']?(?:stylesheet|preconnect)[^>]* href=[\"']?([^\"' >]+)", page.read_text())
+        loaded = re.findall(
+            r"<(?:script|img|iframe)[^>]* src=[\"']?([^\"' >]+)|<link[^>]* rel=[\"']?(?:stylesheet|preconnect)[^>]* href=[\"']?([^\"' >]+)",
+            page.read_text(),
+        )
         assert not [url for pair in loaded for url in pair if url.startswith(("http:", "https:", "//"))], page.name

@@ -48,11 +48,17 @@ def chance_match_ratio(n_other: int, d: int, threshold: float) -> float:
 
 
 @cache
+def _legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of the Gauss-Legendre rule on [-1, 1], which take longer than the integral."""
+    return np.polynomial.legendre.leggauss(nodes)
+
+
+@cache
 def chance_mmcs(n_other: int, d: int) -> float:
     """Expectation of the highest of ``n_other`` cosines in d dimensions: the integral of 1 - F^n above 0 less that of F^n below."""
     # P(cosine > t) <= exp(-(d - 1) t² / 2): beyond this, the highest of n is found with a probability below 1e-16.
     end = min(1.0, sqrt(2 * (log(n_other) + 37) / max(d - 1, 1)))
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    nodes, weights = _legendre(NODES)
     above = tail((nodes + 1) * (end / 2), d)
     highest = -np.expm1(n_other * np.log1p(-above)) - above**n_other
     return float(highest @ weights * (end / 2))

@@ -1,0 +1,29 @@
+"""The command line: each command is a few lines over the engine or the launcher.
+
+Exit codes: 0 done, 1 some cells failed (the rest finished), 2 bad input.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+# isort: off
+# Each adds its commands to the application, in the order in which --help lists them.
+from sae_pipeline.cli import running, saes, reporting, home  # noqa: F401
+
+# isort: on
+from sae_pipeline.cli.base import app
+from sae_pipeline.errors import SaePipelineError
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Entry point: an error of ours is one sentence on standard error and an exit code, never a traceback."""
+    warnings.filterwarnings("ignore", message=".*is currently in beta")  # Dagster's notices are addressed to us, not to our users
+    try:
+        app()
+    except SaePipelineError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from None

@@ -1,0 +1,56 @@
+"""The command line's application, and how a command comes by its study."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sae_pipeline.errors import StudyError
+
+if TYPE_CHECKING:
+    from sae_pipeline.stages.context import StudyContext
+
+HELP = """Sparse autoencoders from a study file: corpora, activations, SAEs, metrics, and a report with evidence.
+
+Exit codes: 0 done, 1 some cells failed (the rest finished), 2 bad input.
+"""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
+StudyPath = Annotated[str, typer.Argument(metavar="STUDY", help="Study file, for example studies/quickstart.yaml")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line")]
+
+
+def open_study(path: str) -> StudyContext:
+    """Load and check a study, and point Dagster's code location and home at it."""
+    from sae_pipeline.stages.context import StudyContext
+    from sae_pipeline.stages.preflight import preflight
+    from sae_pipeline.study import load_study
+
+    study = load_study(path)
+    os.environ["SAE_STUDY"] = str(Path(path).resolve())
+    ctx = StudyContext.open(study)
+    preflight(ctx)
+    return ctx
+
+
+def open_dagster(ctx: StudyContext) -> tuple[Any, Any]:
+    """The study's Dagster definitions, and the instance of its home.
+
+    Raises:
+        StudyError: Dagster does not accept the study.
+    """
+    from dagster import DagsterError
+
+    from assets import study_definitions
+    from sae_pipeline.launcher import open_instance
+
+    try:
+        definitions = study_definitions(ctx.study)
+    except DagsterError as error:
+        raise StudyError(
+            f"{os.environ['SAE_STUDY']}: expected a study that Dagster accepts, found: {str(error).splitlines()[0]}; correct the study file"
+        ) from error
+    return definitions, open_instance(ctx.home)
