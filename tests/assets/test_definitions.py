@@ -48,7 +48,7 @@ def test_no_root_package_is_shadowed_by_another_of_the_same_name() -> None:
 
 
 def test_every_shipped_study_gives_loadable_definitions() -> None:
-    for path in (REPOSITORY / "studies").glob("*.yaml"):
+    for path in (REPOSITORY / "studies").rglob("*.yaml"):
         dg.Definitions.validate_loadable(study_definitions(load_study(path)))
 
 
@@ -97,8 +97,10 @@ def test_a_lane_reads_from_corpus_to_scorecard(definitions: dg.Definitions) -> N
     assert parents("PRE", "scorecard") == {"PRE/metrics"}
     mixes = ("PROSE", "PRE", "EQ", "INS", "INSTRUCT")
     assert parents("text_tables") == {*(f"{mix}/corpus" for mix in mixes), *(f"held_out/{s}/corpus" for s in sets)}
-    assert parents("metric_tables") == {*(f"{mix}/scorecard" for mix in mixes), "text_tables"}
-    assert parents("comparison_report") == {"metric_tables", "text_tables", "findings"}
+    assert parents("match_tables") == {"feature_matches", "layer_matches"}
+    assert parents("metric_tables") == {*(f"{mix}/scorecard" for mix in mixes), "text_tables", "match_tables", "concept_tables"}
+    assert parents("findings") == {"metric_tables", "match_tables"}
+    assert parents("comparison_report") == {"metric_tables", "text_tables", "match_tables", "concept_tables", "findings"}
 
 
 def test_derived_sources_follow_what_they_are_made_from() -> None:

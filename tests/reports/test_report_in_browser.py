@@ -97,7 +97,11 @@ def test_a_number_in_a_matching_table_leads_to_the_page_of_the_latent(report: Pa
     link.click()
     assert page.locator(f"#latent-{number} h2").inner_text() == f"Latent {number}"
     assert page.locator(f"#latent-{number} mark").first.is_visible()
-    page.wait_for_function(f"document.querySelector('#latent-{number}').getBoundingClientRect().top < 300")  # it scrolls smoothly
+    for _ in range(100):  # it scrolls smoothly
+        if (top := page.locator(f"#latent-{number}").bounding_box()["y"]) < 300:
+            break
+        page.wait_for_timeout(50)
+    assert top < 300
 
 
 def test_every_table_that_can_be_sorted_sorts_every_column_both_ways(report: Path, page: Any) -> None:
