@@ -99,7 +99,7 @@ def report_asset(study: Study) -> dg.AssetsDefinition:
     def comparison_report(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()
         built = reports.build(StudyContext(study, opened, compute.open(opened)))
-        missing = reports.missing_sections(built)
+        missing = reports.missing_sections(built, study)
         picture = base64.b64encode(built.file("figures/matrix.png").read_bytes()).decode()
         figures = {
             "matrix": dg.MetadataValue.md(f"![explained variance by training mix and evaluation set](data:image/png;base64,{picture})"),

@@ -8,6 +8,7 @@ same documents in every resample and what they have in common cancels in their d
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,11 @@ class Resamples(ABC):
         # Sorted, so that the order in which a contrast was put together cannot change the last bit of a sum.
         used = sorted(coefficients)
         return np.array([coefficients[key] for key in used]) @ values[[rows[key] for key in used]]
+
+    def distribution(self, coefficients: Mapping[tuple[str, str], float], metric: str) -> tuple[Array, float]:
+        """The weighted sum, and the degrees of freedom by whose Student's distribution its interval goes on beyond the resamples;
+        infinite, that is normal, unless few clusters were resampled."""
+        return self.weighted_sum(coefficients, metric), math.inf
 
     @abstractmethod
     def caution(self, keys: Iterable[tuple[str, str]]) -> str:

@@ -61,26 +61,33 @@ class CellResamples(Resamples):
         return self._values[metric]
 
     def weighted_sum(self, coefficients: Mapping[tuple[str, str], float], metric: str) -> Array:
-        """The sum of a metric over (sae_id, evaluation_set) times its coefficient, (1 + samples,); entry 0 is as found.
+        """The sum of a metric over (sae_id, evaluation_set) times its coefficient, (1 + samples,); entry 0 is as found."""
+        return self.distribution(coefficients, metric)[0]
+
+    def distribution(self, coefficients: Mapping[tuple[str, str], float], metric: str) -> tuple[Array, float]:
+        """The weighted sum, and one degree of freedom less than there are clusters.
 
         A resample draws as many clusters as there are and scales their sum to the weight of all. Deviations are widened by
         sqrt(n / (n - 1)) and by Student's over the normal quantile (Hesterberg 2015), because the percentiles of few clusters
-        lie too near each other. Where nothing is compared, or in one cluster only, the resamples are nan.
+        lie too near each other. Of fewer than :data:`ENOUGH` clusters hardly any resamples differ; there the deviation of each is
+        multiplied by a standard normal number instead (a wild bootstrap, Wu 1986). Where nothing is compared, or in one cluster only, the resamples are nan.
         """
         found = self._contributions(coefficients, metric)
         estimate = float(found["value"].sum())
         clusters = self._clusters(found)
         n = len(clusters)
         if n < 2:
-            return np.array([estimate, *np.full(self._samples, np.nan)])
+            return np.array([estimate, *np.full(self._samples, np.nan)]), 1.0
         generator = np.random.default_rng(
             int(digest("cell bootstrap", self._seed, [list(map(str, np.atleast_1d(key))) for key in clusters.index]), 16)
         )
-        drawn = generator.multinomial(n, np.full(n, 1 / n), size=self._samples)
-        resampled = (drawn @ clusters["value"].to_numpy()) / (drawn @ clusters["weight"].to_numpy()) * clusters["weight"].sum()
-        tail = (1 + self._confidence) / 2
-        widening = (n / (n - 1)) ** 0.5 * float(stdtrit(n - 1, tail) / ndtri(tail))
-        return np.concatenate([[estimate], estimate + widening * (resampled - estimate)])
+        value, weight = clusters["value"].to_numpy(), clusters["weight"].to_numpy()
+        if n < ENOUGH:
+            resampled = estimate + generator.normal(size=(self._samples, n)) @ (value - estimate * weight / weight.sum())
+        else:
+            drawn = generator.multinomial(n, np.full(n, 1 / n), size=self._samples)
+            resampled = (drawn @ value) / (drawn @ weight) * weight.sum()
+        return np.concatenate([[estimate], estimate + widening(n, self._confidence) * (resampled - estimate)]), float(n - 1)
 
     def caution(self, keys: Iterable[tuple[str, str]]) -> str:
         """What the interval rests on."""
@@ -106,6 +113,12 @@ class CellResamples(Resamples):
             if len(clusters) >= ENOUGH:
                 break
         return clusters
+
+
+def widening(n: int, confidence: float) -> float:
+    """How much farther from the estimate the percentiles of a bootstrap of n clusters, at least two, are to lie (Hesterberg 2015)."""
+    tail = (1 + confidence) / 2
+    return (n / (n - 1)) ** 0.5 * float(stdtrit(n - 1, tail) / ndtri(tail))
 
 
 def compared(terms: pd.DataFrame) -> tuple[str, ...] | None:

@@ -95,9 +95,10 @@ class Evidence:
 
     def spread(self, contrast: Contrast, metric: str = "explained_variance") -> Spread:
         """The contrast with what its interval is made of."""
-        resampled = self.resamples.weighted_sum(contrast, metric)
+        resampled, resample_freedom = self.resamples.distribution(contrast, metric)
         variance, freedom = (0.0, 1.0) if self.resamples.holds_seeds else self._seed_variance(contrast, metric)
-        return Spread(float(resampled[0]), *percentile_interval(resampled[1:], self.confidence), self.confidence, variance, freedom)
+        low, high = percentile_interval(resampled[1:], self.confidence)
+        return Spread(float(resampled[0]), low, high, self.confidence, variance, freedom, resample_freedom)
 
     def figure(self, contrast: Contrast, spread: Spread) -> Estimate:
         """The estimate of a contrast whose spread is known."""

@@ -63,6 +63,19 @@ def pair_estimate(values: Sequence[float], terms: pd.DataFrame, weights: Sequenc
     return PairEstimate(estimate, estimate - reach, estimate + reach, p, len(y), distinct)
 
 
+def ends(first: pd.Series, second: pd.Series) -> pd.DataFrame:
+    """Regressors (n, settings) of what the two SAEs of each pair are set to: a half for either end, so that a row sums to one.
+
+    A pair between two settings is by these terms held against the mean of the pairs within the one and within the other,
+    so nothing that depends on the settings alone, and adds up over two SAEs, is taken for an effect of what pairs differ in.
+
+    Args:
+        first, second: the setting of either SAE of each pair, (n,), any text.
+    """
+    sides = [pd.get_dummies(side).astype(float) for side in (first, second)]
+    return sides[0].add(sides[1], fill_value=0.0) / 2
+
+
 def pair_mean(values: Sequence[float], saes: pd.DataFrame, confidence: float) -> PairEstimate:
     """The mean over pairs; arguments as in :func:`pair_estimate`."""
     return pair_estimate(values, pd.DataFrame({"mean": np.ones(len(values))}), [1.0], saes, confidence)

@@ -1,4 +1,4 @@
-"""What the sources recommend, said only where the claims it rests on are supported by this study.
+"""What the sources recommend, said only where the claims it rests on are supported by this study with more than one seed.
 
 The recommendations are data (``recommendations.v1.yaml``): a sentence and the ids of the claims that carry it.
 """
@@ -38,7 +38,7 @@ def known() -> tuple[Recommendation, ...]:
 
 
 def recommend(findings: pd.DataFrame) -> pd.DataFrame:
-    """The recommendations that the findings carry; none where a claim is anything but supported.
+    """The recommendations that the findings carry; none where a claim is anything but supported, or is supported by one seed alone.
 
     Args:
         findings: of one site, as :func:`sae_pipeline.analysis.claims.find` gives them.
@@ -46,7 +46,7 @@ def recommend(findings: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns ``id``, ``text``, ``rests_on`` (ids of claims) and ``evidence`` (their estimates with intervals, in words).
     """
-    supported = findings[(findings["scope"] == ALL_LAYERS) & (findings["verdict"] == "supported")]
+    supported = findings[(findings["scope"] == ALL_LAYERS) & (findings["verdict"] == "supported") & (findings["seeds"] > 1)]
     figures = {str(row["id"]): f"{row['estimate']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]" for _, row in supported.iterrows()}
     rows = []
     for advice in known():

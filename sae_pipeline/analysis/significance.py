@@ -7,12 +7,13 @@ call a figure inconclusive whose own interval lies beside zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import ndtri
+from scipy.special import stdtrit
 
 from sae_pipeline.analysis.bootstrap import with_seed_noise
 
@@ -48,11 +49,15 @@ class Spread:
     variance: float = 0.0
     """Of the figure due to seeds; see :func:`sae_pipeline.analysis.bootstrap.with_seed_noise`."""
     degrees_of_freedom: float = 1.0
+    """Of the variance due to seeds."""
+    resample_freedom: float = math.inf
+    """Of the percentile interval, where it rests on few clusters or variances; infinite where it is a normal distribution's."""
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        """The interval at a level: the percentile interval, scaled as a normal distribution's at any level but its own
-        (resamples are too few to have tails), and the noise between seeds added."""
-        scale = float(ndtri((1 + confidence) / 2) / ndtri((1 + self.confidence) / 2)) if confidence != self.confidence else 1.0
+        """The interval at a level: the percentile interval, scaled at any level but its own as Student's distribution with the
+        resamples' degrees of freedom (resamples are too few to have tails), and the noise between seeds added."""
+        here, own = (float(stdtrit(self.resample_freedom, (1 + level) / 2)) for level in (confidence, self.confidence))
+        scale = here / own if confidence != self.confidence else 1.0
         ends = self.value - scale * (self.value - self.low), self.value + scale * (self.high - self.value)
         return with_seed_noise(self.value, ends, self.variance, self.degrees_of_freedom, confidence)
 
@@ -72,8 +77,8 @@ class Spread:
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted so that the chance of even one false discovery stays below the level, in the order given.
 
-    Step-down of Holm (1979), which needs no assumption on how the tests depend on each other: the claims share SAEs,
-    documents and even contrasts. Values that are nan were not tested; they stay nan and count for nothing.
+    Step-down of Holm (1979), which needs valid p-values and no assumption on how the tests depend on each other: the claims
+    share SAEs, documents and even contrasts. Values that are nan were not tested; they stay nan and count for nothing.
     """
     values = np.asarray(p_values, dtype=float)
     adjusted = np.full(len(values), np.nan)

@@ -7,6 +7,10 @@ alike on all sets (``mix``), and what differs from set to set (:data:`BY_SET`), 
 
 Designs are rarely balanced, and then the share of a factor depends on which factors were fitted before it. Every order is
 fitted and averaged (Lindeman, Merenda and Gold 1980), which in a balanced design is the classical analysis of variance.
+
+A factor without any effect takes up noise all the same, the more the more levels it has. Where settings have several seeds,
+what their noise adds to each sum of squares on average is taken off, and given to the seed, as estimates of variance
+components do; so a factor with nothing to say has a share of zero on average, and one below zero about every other time.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ import numpy as np
 import pandas as pd
 
 from sae_pipeline.analysis.bootstrap import Array, percentile_interval
+from sae_pipeline.analysis.cell_resamples import widening
 from sae_pipeline.analysis.contrasts import Evidence
+from sae_pipeline.analysis.seed_noise import DrawnNoise, SeedNoise
 from sae_pipeline.analysis.tables import SETTING, evaluation_sets, regime
 
 MIX, BY_SET, INTERACTIONS, SEED, OBJECTIVE, LAYER = "mix", "mix x evaluation_set", "interactions", "seed", "objective", "layer"
@@ -31,14 +37,19 @@ METRICS = ("explained_variance", "l0")
 """Metrics whose variance is decomposed, as far as the tables have them."""
 
 CELL_SAMPLES = 200
-"""Resamples of cells, each of which is a decomposition of its own, where the figures hold no resamples of documents."""
+"""Resamples of cells, each of which is a decomposition of its own, where there are neither documents nor seeds to resample."""
+
+NOISE_SAMPLES = 4000
+"""Draws of the noise between seeds, enough for the tails that are left when many claims are tested; resamples of documents recur in them."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares of variance by factor, each (1 + samples,): as found, then resampled. In every entry they sum to one."""
+    """Shares of variance by factor, each (1 + samples,): as found, then resampled. In every entry those above zero sum to one."""
 
     by_factor: Mapping[str, Array]
+    corrected: bool
+    """Whether noise was taken off; not where no setting has two seeds."""
 
     @property
     def composition(self) -> Array:
@@ -50,18 +61,20 @@ def variance_shares(evidence: Evidence) -> pd.DataFrame:
     """Shares of variance of every metric, per layer and over all layers together.
 
     Columns ``metric``, ``layer`` (null: all layers together, with the layer as a factor), ``factor``, ``share``, ``low``,
-    ``high``. The shares of one metric and layer sum to one; factors of which the SAEs have one level have none. Where no
-    setting has two seeds, ``interactions`` holds the noise of training too. Intervals resample documents, and the noise
-    between seeds with them; without documents they resample cells.
+    ``high``. The shares of one metric and layer sum to one, those estimated below zero being zero; factors of which the SAEs
+    have one level have none. Where no setting has two seeds, nothing is taken off for the noise of training and
+    ``interactions`` holds its rest. Intervals resample documents and draw the noise between seeds; where there are neither
+    they resample cells.
     """
     rows = []
     layers = sorted(evidence.design["layer"].unique().tolist())
     for metric in METRICS:
         for layer in [None, *layers] if len(layers) > 1 else layers:
             shares = decompose(evidence, metric, layer)
-            for factor, share in (shares.by_factor if shares else {}).items():
+            for factor, signed in (shares.by_factor if shares else {}).items():
+                share = np.maximum(signed, 0)
                 low, high = percentile_interval(share[1:], evidence.confidence)
-                rows.append({"metric": metric, "layer": layer, "factor": factor, "share": float(share[0]), "low": low, "high": high})
+                rows.append({"metric": metric, "layer": layer, "factor": factor, "share": float(share[0]), "low": low, "high": min(high, 1.0)})
     table = pd.DataFrame(rows, columns=["metric", "layer", "factor", "share", "low", "high"])
     return table.astype({"metric": "string", "layer": "Int64", "factor": "string", "share": float, "low": float, "high": float})
 
@@ -81,9 +94,10 @@ def decompose(evidence: Evidence, metric: str, layer: int | None) -> Shares | No
     # Numbers of active latents differ by factors rather than by differences.
     figures = np.log(np.maximum(figures, 1e-6)) if metric == "l0" else figures
     levels = _levels(chosen)
-    if figures.shape[2] > 1:
-        return _shares(levels, _with_seed_noise(chosen, figures), sets)
-    return _resampled_by_cell(chosen, levels, figures, sets)
+    noise = SeedNoise.of(levels["setting"].to_numpy(), chosen.groupby(["layer", "expansion", "replicate"]).ngroup().to_numpy(), figures[..., 0])
+    if noise is not None:
+        return _shares(levels, figures, noise.draw(NOISE_SAMPLES, np.random.default_rng(0)))
+    return _shares(levels, figures) if figures.shape[2] > 1 else _resampled_by_cell(chosen, levels, figures, evidence.confidence)
 
 
 def _levels(chosen: pd.DataFrame) -> pd.DataFrame:
@@ -95,101 +109,98 @@ def _levels(chosen: pd.DataFrame) -> pd.DataFrame:
     return coded[[*(name for name in (*CHOICES, LAYER) if coded[name].nunique() > 1), "regime", "setting"]]
 
 
-def _with_seed_noise(chosen: pd.DataFrame, figures: Array) -> Array:
-    """The figures (sets, SAEs, 1 + samples) with the noise between seeds drawn anew in every resample.
+def _shares(levels: pd.DataFrame, figures: Array, noise: DrawnNoise | None = None) -> Shares | None:
+    """Shares of the variance of figures (sets, SAEs, samples or 1), added over sets and regimes.
 
-    A wild bootstrap (Wu 1986): the deviation of an SAE from the mean of its setting is multiplied by a standard normal
-    number, the same for all SAEs of a layer and width that share a seed, because they share their initial weights.
+    With noise, every draw adds its own to the settings and takes off what noise adds on average; without, squares are as they are.
     """
-    setting = chosen.groupby(list(SETTING), dropna=False).ngroup().to_numpy()
-    seeds = np.bincount(setting)
-    means = _means(setting, figures)
-    scale = np.sqrt(seeds / np.maximum(seeds - 1, 1))[setting]
-    block = chosen.groupby(["layer", "expansion", "replicate"]).ngroup().to_numpy()
-    multipliers = np.random.default_rng(0).normal(size=(block.max() + 1, figures.shape[2]))
-    drawn = means + (figures - means) * scale[:, None] * multipliers[block]
-    drawn[..., 0] = figures[..., 0]
-    return drawn
-
-
-def _means(group: Array, figures: Array) -> Array:
-    """The mean of an SAE's group in its place, (sets, SAEs, samples)."""
-    member = np.eye(group.max() + 1)[group]
-    return (member / member.sum(0)) @ (member.T @ figures)
-
-
-def _shares(levels: pd.DataFrame, figures: Array, sets: Sequence[str]) -> Shares | None:
-    """Shares of the variance of figures (sets, SAEs, samples), added over sets and regimes."""
     factors = [name for name in (*CHOICES, LAYER) if name in levels.columns]
-    explained: dict[str, Array] = {name: np.zeros(figures.shape[2]) for name in factors}
-    parts = {name: np.zeros(figures.shape[2]) for name in (BY_SET, INTERACTIONS, SEED)}
-    replicated = bool(levels["setting"].duplicated().any())
-    for _, here in levels.groupby("regime"):
-        block = figures[:, here.index]
-        centred = block - block.mean(1, keepdims=True)
-        alike = centred.mean(0, keepdims=True) * len(sets) ** 0.5
-        within = centred - _means(pd.factorize(here["setting"])[0], centred)
-        whole = _by_order(here, factors, centred)
-        total, fitted = (centred**2).sum((0, 1)), sum(whole.values(), np.zeros(figures.shape[2]))
-        noise = (within**2).sum((0, 1)) if replicated else np.zeros(figures.shape[2])
-        for name in factors:
-            explained[name] += whole[name]
-        if MIX in factors and len(sets) > 1:
-            differing = whole[MIX] - _by_order(here, factors, alike)[MIX]
-            explained[MIX] -= differing
-            parts[BY_SET] += differing
-        parts[SEED] += noise
-        parts[INTERACTIONS] += total - fitted - noise
-    explained |= {name: part for name, part in parts.items() if name != BY_SET or (MIX in factors and len(sets) > 1)}
-    if not replicated:
-        explained.pop(SEED)
-    whole_variance = sum(explained.values(), np.zeros(figures.shape[2]))
+    setting = levels["setting"].to_numpy()
+    seeds = np.bincount(setting)
+    settings = levels.drop_duplicates("setting").sort_values("setting").reset_index(drop=True)
+    # The mean of each setting times the root of its seeds, so that squares of settings are squares of SAEs.
+    means = np.eye(len(seeds))[setting].T @ _centred(levels, figures) / seeds[:, None] ** 0.5
+    if noise is not None:
+        means = means[..., np.r_[0, np.resize(np.arange(means.shape[2])[-max(means.shape[2] - 1, 1) :], NOISE_SAMPLES)]] + noise.values
+    alike = means.mean(0, keepdims=True) * len(means) ** 0.5
+    forms = _forms(settings, factors, seeds)
+
+    def squares(form: Array, of_means: bool = False) -> Array:
+        block = alike if of_means else means
+        found: Array = ((form @ block) * block).sum((0, 1))
+        return found if noise is None else found - noise.expected(form, of_means)
+
+    explained = {name: squares(form) for name, form in forms.items()}
+    if MIX in factors and len(means) > 1:
+        everywhere = squares(forms[MIX], of_means=True)
+        explained |= {MIX: everywhere, BY_SET: explained[MIX] - everywhere}
+    explained[INTERACTIONS] = explained.pop(INTERACTIONS)
+    if noise is not None:
+        explained[SEED] = len(levels) * noise.variance()
+    whole = sum((np.maximum(part, 0) for part in explained.values()), np.zeros(means.shape[2]))
     scale = float(np.abs(figures[..., 0]).max())
-    if not whole_variance[0] > (1e-12 * max(scale, 1e-12)) ** 2:
+    if not whole[0] > (1e-12 * max(scale, 1e-12)) ** 2:
         return None
-    return Shares({name: np.round(part / np.where(whole_variance > 0, whole_variance, np.nan), 12) + 0.0 for name, part in explained.items()})
+    shares = {name: np.round(part / np.where(whole > 0, whole, np.nan), 12) + 0.0 for name, part in explained.items()}
+    return Shares(shares, noise is not None)
 
 
-def _by_order(levels: pd.DataFrame, factors: Sequence[str], figures: Array) -> dict[str, Array]:
-    """Sum of squares of each factor, averaged over all orders of fitting, (samples,); figures (sets, SAEs, samples), centred."""
-    fits = {subset: _fitted(levels, subset, figures) for size in range(len(factors) + 1) for subset in combinations(factors, size)}
-    squares = {}
-    for factor in factors:
-        others = [name for name in factors if name != factor]
-        squares[factor] = sum(
-            (
-                (fits[tuple(name for name in factors if name in (*before, factor))] - fits[before])
-                * (factorial(len(before)) * factorial(len(others) - len(before)) / factorial(len(factors)))
-                for size in range(len(others) + 1)
-                for before in combinations(others, size)
-            ),
-            np.zeros(figures.shape[2]),
-        )
-    return squares
+def _centred(levels: pd.DataFrame, figures: Array) -> Array:
+    """Figures (sets, SAEs, samples) less their mean over the SAEs of each regime."""
+    regimes = np.eye(levels["regime"].max() + 1)[levels["regime"]]
+    centred: Array = figures - (regimes / np.maximum(regimes.sum(0), 1)) @ (regimes.T @ figures)
+    return centred
 
 
-def _fitted(levels: pd.DataFrame, factors: Sequence[str], figures: Array) -> Array:
-    """Sum of squares that a model with the main effects of some factors explains, (samples,)."""
-    if not factors:
-        return np.zeros(figures.shape[2])
-    columns = np.hstack([np.ones((len(levels), 1)), *(np.eye(levels[name].max() + 1)[levels[name]] for name in factors)])
+def _forms(settings: pd.DataFrame, factors: Sequence[str], seeds: Array) -> dict[str, Array]:
+    """Sums of squares of each factor, averaged over all orders of fitting, and of what all of them leave, as quadratic forms.
+
+    Args:
+        settings: one row per setting, with the level of every factor and the regime.
+        factors: columns of it.
+        seeds: SAEs of each setting.
+
+    Returns:
+        (settings, settings) of each factor and of the interactions, to be applied to means times the root of their seeds.
+    """
+    forms = {name: np.zeros((len(settings), len(settings))) for name in (*factors, INTERACTIONS)}
+    for _, here in settings.groupby("regime"):
+        place = np.ix_(rows := here.index.to_numpy(), rows)
+        root = seeds[rows] ** 0.5
+        fits = {subset: _projection(here, subset, root) for size in range(len(factors) + 1) for subset in combinations(factors, size)}
+        for factor in factors:
+            others = [name for name in factors if name != factor]
+            for before in (subset for size in range(len(factors)) for subset in combinations(others, size)):
+                after = tuple(name for name in factors if name in (*before, factor))
+                orders = factorial(len(before)) * factorial(len(others) - len(before)) / factorial(len(factors))
+                forms[factor][place] += orders * (fits[after] - fits[before])
+        forms[INTERACTIONS][place] = np.eye(len(here)) - fits[tuple(factors)]
+    return forms
+
+
+def _projection(settings: pd.DataFrame, factors: Sequence[str], root: Array) -> Array:
+    """Onto a model with a constant and the main effects of some factors, (settings, settings)."""
+    columns = np.hstack([np.ones((len(settings), 1)), *(np.eye(settings[name].max() + 1)[settings[name]] for name in factors)]) * root[:, None]
     left, size, _ = np.linalg.svd(columns, full_matrices=False)
     basis = left[:, size > 1e-9 * size[0]]
-    return ((basis.T @ figures) ** 2).sum((0, 1))
+    projection: Array = basis @ basis.T
+    return projection
 
 
-def _resampled_by_cell(chosen: pd.DataFrame, levels: pd.DataFrame, figures: Array, sets: Sequence[str]) -> Shares | None:
-    """Shares with resamples of cells: SAEs that share all but the mix and the seed are drawn together."""
-    found = _shares(levels, figures, sets)
+def _resampled_by_cell(chosen: pd.DataFrame, levels: pd.DataFrame, figures: Array, confidence: float) -> Shares | None:
+    """Shares with resamples of cells: SAEs that share all but the mix and the seed are drawn together, deviations widened for few of them."""
+    found = _shares(levels, figures)
     cell = chosen.groupby([name for name in SETTING if name != MIX], dropna=False).ngroup().to_numpy()
     if found is None or cell.max() < 1:
         return found
     drawn = {name: [share[0]] for name, share in found.by_factor.items()}
     for places in _cell_draws(cell):
-        shares = _shares(levels.iloc[places].reset_index(drop=True), figures[:, places], sets)
+        drawn_levels = levels.iloc[places].reset_index(drop=True)
+        shares = _shares(drawn_levels.assign(setting=pd.factorize(drawn_levels["setting"])[0]), figures[:, places])
         for name, values in drawn.items():
             values.append(float(shares.by_factor[name][0]) if shares and name in shares.by_factor else float("nan"))
-    return Shares({name: np.array(values) for name, values in drawn.items()})
+    wider = widening(int(cell.max()) + 1, confidence)
+    return Shares({name: values[0] + wider * (np.array(values) - values[0]) for name, values in drawn.items()}, corrected=False)
 
 
 def _cell_draws(cell: Array) -> Iterator[Array]:

@@ -50,6 +50,9 @@ class Detection:
     """float64; NaN where the latent never fires in the judged half."""
     recall: Array
     """float64; NaN where the concept is not in the judged half."""
+    youden: Array
+    """float64, recall less the share of the other tokens that the latent fires on (Youden 1950): unlike F1 it does not depend on
+    how frequent the concept is. 0 without a latent; NaN where the concept is in none or all of the judged half."""
 
 
 class DetectionCounts:
@@ -65,7 +68,8 @@ class DetectionCounts:
         # Whole numbers, exact in float32 up to 2^24 tokens.
         self.hits, self.aside = (torch.zeros(2, concepts, d_sae, device=device) for _ in range(2))
         self.fired = torch.zeros(2, d_sae, device=device)
-        self.present = torch.zeros(2, concepts)
+        self.present, self.left_out = (torch.zeros(2, concepts) for _ in range(2))
+        self.tokens = torch.zeros(2)
 
     def update(self, latents: Tensor, half: Tensor, marks: tuple[Tensor, Tensor, Tensor]) -> None:
         """Take in tokens.
@@ -77,10 +81,11 @@ class DetectionCounts:
         """
         fires = active(latents)
         self.fired.index_add_(0, half.to(fires.device), fires)
+        self.tokens += torch.bincount(half, minlength=2)
         token, concept, present = marks
         place = half[token] * self.present.shape[1] + concept
-        self.present.view(-1).index_add_(0, place[present], torch.ones(int(present.sum())))
-        for counts, chosen in ((self.hits, present), (self.aside, ~present)):
+        for counts, marked, chosen in ((self.hits, self.present, present), (self.aside, self.left_out, ~present)):
+            marked.view(-1).index_add_(0, place[chosen], torch.ones(int(chosen.sum())))
             if chosen.any():
                 counts.flatten(0, 1).index_add_(0, place[chosen].to(fires.device), fires[token[chosen].to(fires.device)])
 
@@ -93,11 +98,15 @@ class DetectionCounts:
         hits, said, present = self._counts(JUDGED)
         hit, yes = (counts.gather(1, chosen)[:, 0].cpu().double().numpy() for counts in (hits, said))
         there, found = present.cpu().double().numpy(), (f1 > 0).cpu().numpy()
+        others = self.tokens[JUDGED].double().numpy() - self.left_out[JUDGED].double().numpy() - there
+        recall = np.where(there > 0, np.where(found, hit, 0.0) / np.maximum(there, 1), np.nan)
+        false_alarms = np.where(others > 0, np.where(found, yes - hit, 0.0) / np.maximum(others, 1), np.nan)
         return Detection(
             latent=np.where(found, latent.cpu().numpy(), -1),
             f1=np.where(found & (hit > 0), 2 * hit / np.maximum(yes + there, 1), 0.0),
             precision=np.where(found & (yes > 0), hit / np.maximum(yes, 1), np.nan),
-            recall=np.where(there > 0, np.where(found, hit, 0.0) / np.maximum(there, 1), np.nan),
+            recall=recall,
+            youden=recall - false_alarms,
         )
 
     def _counts(self, half: int) -> tuple[Tensor, Tensor, Tensor]:

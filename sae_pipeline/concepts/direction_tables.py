@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.concepts.directions import (
+    SAE_ITSELF,
     PromptTokens,
-    PromptWeights,
-    cosine_interval,
-    difference_interval,
     fit_direction,
     prompt_means,
 )
 from sae_pipeline.concepts.text import ReadSet
+from sae_pipeline.concepts.true_direction import FEWEST_PROMPTS, Sides, cosine_interval, difference_interval, halves_of, shown, true_products
 from sae_pipeline.saes.inference import InferenceSAE
 
 DIRECTIONS, DIRECTION_FITS, DIRECTION_LATENTS = "directions", "direction_fits", "direction_latents"
 
 COLUMNS: dict[str, dict[str, Any]] = {
-    DIRECTIONS: {"direction": "string", "source": "string", "positive": int, "negative": int, "norm": float, "mean_norm": float},
+    DIRECTIONS: {"direction": "string", "source": "string", "positive": int, "negative": int, "norm": float, "mean_norm": float}
+    | {"reliability": float},
     DIRECTION_FITS: {"sae_id": "string", "direction": "string", "method": "string", "latents": int}
     | dict.fromkeys(("cosine", "cosine_low", "cosine_high", "relative_squared_error", "chance_cosine"), float)
     | {"against": "string", "difference": float, "difference_low": float, "difference_high": float},
@@ -42,10 +42,9 @@ class Written:
     positive: PromptTokens
     negative: PromptTokens
 
-    def values(self, of: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def values(self, of: Callable[[Tensor], Tensor]) -> Sides:
         """Means per prompt of a function of the activations, (n_positive, width) and (n_negative, width)."""
-        first, second = (prompt_means(of(side.x), side.prompt, int(side.prompt[-1]) + 1) for side in (self.positive, self.negative))
-        return first, second
+        return Sides(*(prompt_means(of(side.x), side.prompt, int(side.prompt[-1]) + 1) for side in (self.positive, self.negative)))
 
 
 class OfSets(NamedTuple):
@@ -57,46 +56,58 @@ class OfSets(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A direction with its resamples."""
+    """A direction with its prompts."""
 
     name: str
     between: Written | OfSets
-    weights: PromptWeights
-    vectors: Tensor
-    """(1 + resamples, d_model) float64."""
-    mean_norm: float
-    """Mean length of the prompts' activations."""
+    prompts: Sides
+    """(n, d_model) float64, mean activations."""
+    halves: Sides
+    """Whether each is in the first half, from :func:`halves_of`."""
+
+    @property
+    def mean_norm(self) -> float:
+        """Mean length of the prompts' activations."""
+        lengths = torch.cat(list(self.prompts)).norm(dim=1)
+        return float(lengths.mean()) if len(lengths) else 0.0
 
     @property
     def exists(self) -> bool:
-        """Whether there are prompts on both sides, and the sides differ."""
-        enough = all(side.shape[1] > 1 for side in self.weights)
-        return enough and bool((self.vectors.norm(dim=1) > 1e-9 * self.mean_norm).all())
+        """Whether there are enough prompts on both sides, and the sides differ, as do those of either half."""
+        if min(map(len, self.prompts)) < FEWEST_PROMPTS:
+            return False
+        chosen = (self.halves.map(torch.ones_like), self.halves, self.halves.map(torch.logical_not))
+        return all(float(self.prompts.among(each).difference().norm()) > 1e-9 * self.mean_norm for each in chosen)
+
+    @property
+    def reliability(self) -> float:
+        """Cosine of the sample's direction with the true one; 0 where its noise is as long as it is."""
+        prompts = self.prompts.centred()
+        true_square = true_products(prompts, prompts, self.halves.map(torch.ones_like))[0].sum()
+        return float((true_square / prompts.difference().square().sum()).clamp(0, 1).sqrt())
 
 
 class Reference(NamedTuple):
     """The SAE that those of other mixes are held against."""
 
     sae_id: str
-    cosine: np.ndarray
-    """(n_rows, 1 + resamples), from :func:`fit_rows`."""
+    squared: np.ndarray
+    """(n_rows, 1 + prompts) squared cosines, from :func:`fit_rows`."""
 
 
 def prepare(sets: Sequence[ReadSet], directions: Mapping[str, Written | OfSets], seed: int) -> list[Prepared]:
-    """Each direction with its resamples, from the texts that are read or from written prompts."""
+    """Each direction with its prompts and their halves, from the texts that are read or from written prompts."""
     by_name = {read.name: read for read in sets}
     means: dict[str, Tensor] = {}
     prepared = []
     for name, between in directions.items():
         if isinstance(between, Written):
-            positive, negative = between.values(lambda x: x)
+            prompts = between.values(lambda x: x)
         else:
             for side in between:
                 means[side] = means[side] if side in means else _document_means(by_name[side])
-            positive, negative = means[between.positive], means[between.negative]
-        weights = PromptWeights.of(name, len(positive), len(negative), seed)
-        norm = float(torch.cat([positive, negative]).norm(dim=1).mean()) if len(positive) + len(negative) else 0.0
-        prepared.append(Prepared(name, between, weights, weights.differences(positive, negative), norm))
+            prompts = Sides(means[between.positive], means[between.negative])
+        prepared.append(Prepared(name, between, prompts, halves_of(name, len(prompts.positive), len(prompts.negative), seed)))
     return prepared
 
 
@@ -109,15 +120,15 @@ def _document_means(read: ReadSet) -> Tensor:
 
 
 def direction_rows(prepared: Sequence[Prepared]) -> pd.DataFrame:
-    """One row per direction, see ``directions`` in :data:`COLUMNS`; its length is NaN where it does not exist."""
+    """One row per direction, see ``directions`` in :data:`COLUMNS`; its length and reliability are NaN where it does not exist."""
     rows = [
         (
             each.name,
             "prompts" if isinstance(each.between, Written) else f"documents of {each.between.positive} and {each.between.negative}",
-            each.weights.positive.shape[1],
-            each.weights.negative.shape[1],
-            float(each.vectors[0].norm()) if each.exists else np.nan,
+            *map(len, each.prompts),
+            float(each.prompts.difference().norm()) if each.exists else np.nan,
             each.mean_norm,
+            each.reliability if each.exists else np.nan,
         )
         for each in prepared
     ]
@@ -128,7 +139,7 @@ def direction_rows(prepared: Sequence[Prepared]) -> pd.DataFrame:
 def fit_rows(
     sae: InferenceSAE, direction: Prepared, means: Mapping[str, Tensor], held_against: Reference | None, confidence: float, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Rows of ``direction_fits`` and ``direction_latents`` without the SAE's name, and the cosines that others may be held against.
+    """Rows of ``direction_fits`` and ``direction_latents`` without the SAE's name, and the squared cosines that others may be held against.
 
     Args:
         sae: in raw model units.
@@ -141,19 +152,21 @@ def fit_rows(
     if isinstance(direction.between, Written):
         latents = direction.between.values(lambda x: sae.encode(x.to(sae.W_enc)))
     else:
-        latents = means[direction.between.positive], means[direction.between.negative]
-    fit = fit_direction(sae, direction.vectors, direction.weights.differences(*latents), seed)
-    low, high = cosine_interval(fit.cosine, confidence)
+        latents = Sides(means[direction.between.positive], means[direction.between.negative])
+    fit = fit_direction(sae, direction.prompts, latents, direction.halves, seed)
+    # Least squares has no sign: less than nothing is nothing.
+    lowest = np.where(np.array(fit.method) == SAE_ITSELF, -1.0, 0.0)
+    low, high = cosine_interval(fit.squared, confidence, lowest)
     fits = pd.DataFrame(
         {
-            "direction": direction.name, "method": fit.method, "latents": fit.latents, "cosine": fit.cosine[:, 0],
+            "direction": direction.name, "method": fit.method, "latents": fit.latents, "cosine": shown(fit.squared[:, 0], lowest),
             "cosine_low": low, "cosine_high": high, "relative_squared_error": fit.relative_squared_error, "chance_cosine": fit.chance,
         }
     )  # fmt: skip
     if held_against is not None:
-        difference_low, difference_high = difference_interval(fit.cosine, held_against.cosine, confidence)
-        difference = fit.cosine[:, 0] - held_against.cosine[:, 0]
+        difference, difference_low, difference_high = difference_interval(fit.squared, held_against.squared, confidence)
         fits = fits.assign(against=held_against.sae_id, difference=difference, difference_low=difference_low, difference_high=difference_high)
     nearest_low, nearest_high = cosine_interval(fit.nearest, confidence)
-    row = (direction.name, fit.nearest_latent, float(fit.nearest[0]), float(nearest_low), float(nearest_high), fit.nearest_chance)
-    return fits, pd.DataFrame([row], columns=list(COLUMNS[DIRECTION_LATENTS])[1:]), fit.cosine
+    nearest = float(shown(fit.nearest[:1], -1.0)[0])
+    row = (direction.name, fit.nearest_latent, nearest, float(nearest_low), float(nearest_high), fit.nearest_chance)
+    return fits, pd.DataFrame([row], columns=list(COLUMNS[DIRECTION_LATENTS])[1:]), fit.squared

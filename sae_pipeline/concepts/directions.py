@@ -1,8 +1,8 @@
 """Directions between two sets of prompts, and how an SAE writes them (Kissane et al. 2024, the refusal direction).
 
 A direction is the difference of the mean activations of two sets of prompts. A prompt is a written text, read at its last
-token or as the mean of its tokens, or a document of an evaluation set, as the mean of its tokens. Intervals resample the
-prompts of either side, with the same draws for every SAE, so that SAEs are compared in pairs.
+token or as the mean of its tokens, or a document of an evaluation set, as the mean of its tokens. Figures are of the true
+direction, that between all prompts of which these are a sample, and SAEs are compared in pairs on the same prompts.
 """
 
 from __future__ import annotations
@@ -14,30 +14,25 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from sae_pipeline.activations.subject import SubjectModel
-from sae_pipeline.concepts.sparse_reconstruction import chance, chance_of_given, least_squares_path, matching_pursuit
+from sae_pipeline.concepts.sparse_reconstruction import chance_of_given, chance_of_pursuit, judged_chance, least_squares_path, matching_pursuit
+from sae_pipeline.concepts.true_direction import Sides, true_products
 from sae_pipeline.corpora.tokenization import TextTokenizer
 from sae_pipeline.errors import SubjectError
+from sae_pipeline.matching.weights.chance import chance_mmcs
 from sae_pipeline.metrics.reconstruction import wide
 from sae_pipeline.saes.inference import InferenceSAE
-from sae_pipeline.store.fingerprints import digest
 
 Array = np.ndarray
 
 MOST_LATENTS = 512
 """Latents that a direction is written with at most; powers of two up to here are shown."""
 
-RESAMPLES = 64
-"""Resamples of the prompts: standard deviations from them are known to a tenth."""
-
 SAE_ITSELF, MEAN_DIFFERENCE, PURSUIT = "sae", "mean_difference", "matching_pursuit"
 """Methods: the SAE's own output, least squares on the latents that differ most, orthogonal matching pursuit."""
-
-NEVER_ONE = 1 - 1e-15
-"""Largest cosine that Fisher's transformation is taken of."""
 
 
 @dataclass(frozen=True)
@@ -90,42 +85,20 @@ def prompt_means(values: Tensor, prompt: Tensor, prompts: int) -> Tensor:
     return sums / torch.bincount(prompt, minlength=prompts).clamp(min=1)[:, None]
 
 
-class PromptWeights(NamedTuple):
-    """Weights of the prompts in the sample (first row) and in each resample; every row sums to one."""
-
-    positive: Tensor
-    """(1 + RESAMPLES, n_positive) float64."""
-    negative: Tensor
-    """(1 + RESAMPLES, n_negative) float64."""
-
-    @classmethod
-    def of(cls, name: str, positive: int, negative: int, seed: int) -> PromptWeights:
-        """The draws for a direction of that name."""
-        generator = np.random.default_rng(int(digest("prompt bootstrap", seed, name, positive, negative), 16))
-        sides = []
-        for count in (positive, negative):
-            drawn = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) if count else np.ones((RESAMPLES, 0))
-            sides.append(torch.from_numpy(np.vstack([np.ones((1, count)), drawn]) / max(count, 1)))
-        return cls(*sides)
-
-    def differences(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """(1 + RESAMPLES, width) differences of means of values (n_positive, width) and (n_negative, width)."""
-        return self.positive @ positive - self.negative @ negative
-
-
 class DirectionFit(NamedTuple):
-    """How an SAE writes a direction; arrays (n_rows,), or (n_rows, 1 + RESAMPLES) with the sample first."""
+    """How an SAE writes a direction; arrays (n_rows,)."""
 
     method: list[str]
     latents: Array
     """Latents used; of the SAE itself those whose mean differs."""
-    cosine: Array
+    squared: Array
+    """(n_rows, 1 + prompts) squared cosine with the true direction, with the cosine's sign: the estimate, then without each prompt;
+    NaN where the noise is as long as the direction."""
     relative_squared_error: Array
-    """(n_rows,)."""
     chance: Array
-    """(n_rows,) cosine that a random decoder of the same shape gives."""
+    """Cosine that a random decoder of the same shape gives."""
     nearest: Array
-    """(1 + RESAMPLES,) highest cosine of the direction with a decoder row."""
+    """(1 + prompts,) the same squared cosine with the nearest decoder row."""
     nearest_latent: int
     nearest_chance: float
 
@@ -137,55 +110,60 @@ def latent_counts(d_sae: int, d_model: int) -> Array:
 
 
 @torch.inference_mode()
-def fit_direction(sae: InferenceSAE, directions: Tensor, differences: Tensor, seed: int) -> DirectionFit:
-    """Write a direction and its resamples with an SAE's decoder.
+def fit_direction(sae: InferenceSAE, prompts: Sides, latents: Sides, halves: Sides, seed: int) -> DirectionFit:
+    """Write a direction with an SAE's decoder.
+
+    Latents are chosen on one half of the prompts, and on the other half it is judged how much of the true direction they
+    span; both ways, put together.
 
     Args:
         sae: in raw model units.
-        directions: (1 + RESAMPLES, d_model) float64, none of them zero.
-        differences: (1 + RESAMPLES, d_sae) float64, differences of the latents' mean activations.
+        prompts: (n, d_model) float64 activations, whose differences are not zero in either half.
+        latents: (n, d_sae) float64.
+        halves: from :func:`halves_of`.
         seed: of the random decoder.
     """
-    W_dec = wide(sae.W_dec)
-    directions, differences = directions.to(W_dec), differences.to(W_dec)
+    W_dec = sae.W_dec
+    precise = wide(W_dec[:1])
+    x = prompts.map(lambda side: side.to(precise)).centred()
+    y = latents.centred().map(lambda side: wide(side.to(W_dec) @ W_dec))
+    either, everything = (halves, halves.map(torch.logical_not)), halves.map(torch.ones_like)
     counts = latent_counts(sae.d_sae, sae.d_model)
-    most = int(counts[-1])
-    own = differences @ W_dec
-    strength = differences.abs() * W_dec.norm(dim=1)
-    by_difference = least_squares_path(directions, W_dec, strength.topk(most, dim=1).indices)
-    pursuit = matching_pursuit(directions, W_dec, most)
-    level = chance(sae.d_sae, sae.d_model, most, seed)
-    cosines = [torch.nn.functional.cosine_similarity(own, directions)[:, None]]
-    cosines += [path.cosines[:, counts - 1] for path in (by_difference, pursuit)]
-    cosine = torch.cat(cosines, dim=1).T.cpu().numpy()
-    error = 1 - cosine[:, 0] ** 2
-    error[0] = float((own[0] - directions[0]).square().sum() / directions[0].square().sum())
-    likeness = torch.nn.functional.normalize(directions, dim=1) @ torch.nn.functional.normalize(W_dec, dim=1).T
-    nearest, latent = likeness.max(1)
+    most, lengths = int(counts[-1]), W_dec.norm(dim=1).clamp(min=1e-12)
+    chosen_on = torch.stack([x.among(half).difference() for half in either])
+    strength = torch.stack([latents.among(half).difference().abs() for half in either]).to(W_dec) * lengths
+    paths = (least_squares_path(chosen_on, W_dec, strength.topk(most, dim=1).indices), matching_pursuit(chosen_on, W_dec, most))
+    near = normalize(wide(W_dec[(chosen_on.to(W_dec) @ W_dec.T / lengths).argmax(1)]), dim=1)
+    points = float((near * chosen_on.flip(0)).sum())  # each with the direction of the half it was not chosen on
+
+    judged = tuple(reversed(either))
+    true_square = torch.stack([true_products(x, x, half).sum(1, keepdim=True) for half in judged]).sum(0)
+
+    def spanned(bases: Tensor) -> Array:
+        """(rows, 1 + prompts) share of the true direction's square in the first rows of the basis (2, rows, d_model) of each half."""
+        projected = [Sides(x.positive @ basis.T, x.negative @ basis.T) for basis in bases]
+        within = torch.stack([true_products(on, on, half) for on, half in zip(projected, judged, strict=True)]).sum(0)
+        return _ratio(within.cumsum(1), true_square)
+
+    own, own_square, square = (true_products(a, b, everything).sum(1, keepdim=True) for a, b in ((x, y), (y, y), (x, x)))
+    squared = np.concatenate([_ratio(own * own.abs(), square * own_square.clamp(min=0)), *(spanned(path.basis)[counts - 1] for path in paths)])
+    difference = Sides(*(b - a for a, b in zip(x, y, strict=True)))
+    error = 1 - np.clip(squared[:, 0], 0, 1)
+    error[0] = max(float(_ratio(true_products(difference, difference, everything)[:1].sum(1, keepdim=True), square[:1])[0, 0]), 0.0)
+    reliability = float((true_square[0, 0] / chosen_on.square().sum()).clamp(0, 1).sqrt())
+    of_pursuit = chance_of_pursuit(sae.d_sae, sae.d_model, most, seed)[counts - 1]
     return DirectionFit(
         method=[SAE_ITSELF, *[MEAN_DIFFERENCE] * len(counts), *[PURSUIT] * len(counts)],
-        latents=np.concatenate([[int((differences[0] != 0).sum())], counts, counts]),
-        cosine=cosine,
+        latents=np.concatenate([[int((latents.difference() != 0).sum())], counts, counts]),
+        squared=squared,
         relative_squared_error=error,
-        chance=np.concatenate([[0.0], chance_of_given(counts, sae.d_model), level.pursuit[counts - 1]]),
-        nearest=nearest.cpu().numpy(),
-        nearest_latent=int(latent[0]),
-        nearest_chance=level.nearest,
+        chance=np.concatenate([[0.0], chance_of_given(counts, sae.d_model), judged_chance(of_pursuit, counts, sae.d_model, reliability)]),
+        nearest=np.copysign(1.0, points) * spanned(near[:, None])[0],
+        nearest_latent=int((x.difference().to(W_dec) @ W_dec.T / lengths).argmax()),
+        nearest_chance=reliability * chance_mmcs(sae.d_sae, sae.d_model),
     )
 
 
-def cosine_interval(values: Array, confidence: float) -> tuple[Array, Array]:
-    """Interval of cosines (…, 1 + resamples) around their first: normal on Fisher's scale, with the resamples' standard deviation.
-
-    A resampled direction holds the noise of its prompts twice, so that resamples of a cosine lie low; their spread does not.
-    """
-    z = np.arctanh(np.clip(values, -NEVER_ONE, NEVER_ONE))
-    reach = ndtri((1 + confidence) / 2) * z[..., 1:].std(axis=-1, ddof=1)
-    return np.tanh(z[..., 0] - reach), np.tanh(z[..., 0] + reach)
-
-
-def difference_interval(values: Array, others: Array, confidence: float) -> tuple[Array, Array]:
-    """Interval of the difference of cosines (…, 1 + resamples) with those of another SAE on the same resamples."""
-    difference = values - others
-    reach = ndtri((1 + confidence) / 2) * difference[..., 1:].std(axis=-1, ddof=1)
-    return difference[..., 0] - reach, difference[..., 0] + reach
+def _ratio(part: Tensor, whole: Tensor) -> Array:
+    """(width, 1 + prompts) shares; NaN where the whole is not above zero."""
+    return np.asarray(torch.where(whole > 0, part / whole, torch.nan).T.cpu().numpy())

@@ -30,9 +30,20 @@ TOKEN, KEYWORD = "token", "keyword"
 
 COLUMNS: dict[str, dict[str, Any]] = {
     FEATURES: {"sae_id": "string", "kind": "string", "concept": "string", "token": "Int64", "rank": "Int64", "frequency": float}
-    | {"occurrences": int, "judged_occurrences": int, "latent": "Int64", "f1": float, "precision": float, "recall": float, "has_feature": "boolean"},
+    | {
+        "occurrences": int,
+        "judged_occurrences": int,
+        "latent": "Int64",
+        "f1": float,
+        "precision": float,
+        "recall": float,
+        "has_feature": "boolean",
+        "youden": float,
+    },
     FITS: {"sae_id": "string", "kind": "string", "concepts": int, "with_feature": int, "slope": float, "low": float, "high": float}
-    | dict.fromkeys(("frequency_half", "half_low", "half_high"), float),
+    | dict.fromkeys(("frequency_half", "half_low", "half_high"), float)
+    | {"youden_with_feature": int}
+    | dict.fromkeys(("youden_slope", "youden_low", "youden_high"), float),
     TAIL: {"sae_id": "string", "rank_low": "Int64", "rank_high": "Int64", "tokens": int, "with_feature": int}
     | dict.fromkeys(("share", "low", "high"), float),
 } | direction_tables.COLUMNS
@@ -77,7 +88,7 @@ def measure_concepts(
         directions: by name.
         token_concepts: tokens looked for at most.
         min_occurrences: least occurrences of a concept in either half of the documents.
-        f1_cut: F1 from which a concept has a feature.
+        f1_cut: F1 from which a concept has a feature; Youden's J in the fit by that.
         confidence: level of the intervals.
         seed: of the draws.
 
@@ -99,7 +110,7 @@ def measure_concepts(
             counts, means = _read(sae, sets, vocabulary, {name for each in prepared if isinstance(each.between, OfSets) for name in each.between})
             features = _feature_rows(counts, vocabulary, texts[studied.mix], names, min_occurrences, f1_cut)
             rows[FEATURES].append(features.assign(sae_id=sae_id))
-            rows[FITS].append(_fit_rows(features, texts[studied.mix], confidence).assign(sae_id=sae_id))
+            rows[FITS].append(_fit_rows(features, texts[studied.mix], f1_cut, confidence).assign(sae_id=sae_id))
             tokens = features[features["kind"] == TOKEN]
             recall = tail_recall(
                 tokens["rank"].to_numpy(np.int64), tokens["frequency"].to_numpy() > 0, tokens["has_feature"].to_numpy(bool), confidence
@@ -108,8 +119,8 @@ def measure_concepts(
             for each in prepared:
                 if each.exists:
                     first = references.get((each.name, studied.expansion, studied.arm))
-                    fits, nearest, cosine = direction_tables.fit_rows(sae, each, means, first, confidence, seed)
-                    references.setdefault((each.name, studied.expansion, studied.arm), Reference(sae_id, cosine))
+                    fits, nearest, squared = direction_tables.fit_rows(sae, each, means, first, confidence, seed)
+                    references.setdefault((each.name, studied.expansion, studied.arm), Reference(sae_id, squared))
                     rows[DIRECTION_FITS].append(fits.assign(sae_id=sae_id))
                     rows[DIRECTION_LATENTS].append(nearest.assign(sae_id=sae_id))
             progress.advance(1)
@@ -170,19 +181,21 @@ def _feature_rows(counts: DetectionCounts, vocabulary: Vocabulary, mix: MixText,
             "precision": best.precision,
             "recall": best.recall,
             "has_feature": best.f1 >= f1_cut,
+            "youden": best.youden,
         }
     )
     return frame[vocabulary.present.min(0) >= least].reset_index(drop=True)
 
 
-def _fit_rows(features: pd.DataFrame, mix: MixText, confidence: float) -> pd.DataFrame:
-    """Has-a-feature against the logarithm of frequency, a row per kind of concept that the study looks for."""
+def _fit_rows(features: pd.DataFrame, mix: MixText, cut: float, confidence: float) -> pd.DataFrame:
+    """Has-a-feature against the logarithm of frequency, by F1 and by Youden's J, a row per kind of concept that the study looks for."""
     half_an_occurrence = 0.5 / max(int(mix.counts.sum()), 1) * 1e6  # so that what a mix does not hold has a logarithm
     rows = []
     for kind, here in features.groupby("kind", sort=False):
-        having = here["has_feature"].to_numpy(bool)
-        fit = logistic_fit(np.log10(here["frequency"].to_numpy() + half_an_occurrence), having, confidence)
+        frequency = np.log10(here["frequency"].to_numpy() + half_an_occurrence)
+        having, by_youden = here["has_feature"].to_numpy(bool), here["youden"].to_numpy() >= cut
+        fit, other = (logistic_fit(frequency, y, confidence) for y in (having, by_youden))
         with np.errstate(over="ignore"):
             halves = np.power(10.0, [fit.half, fit.half_low, fit.half_high])
-        rows.append((kind, len(here), int(having.sum()), fit.slope, fit.low, fit.high, *halves))
+        rows.append((kind, len(here), int(having.sum()), fit.slope, fit.low, fit.high, *halves, int(by_youden.sum()), *other[:3]))
     return pd.DataFrame(rows, columns=list(COLUMNS[FITS])[1:])

@@ -47,7 +47,10 @@ def analyses(results: Results, shares: Shares) -> list[Analysis]:
         ("active latents by width (S0-20)", _both(_levels(results, "expansion", 2), _l0(results))),
         ("matching text against more tokens (S0-21)", _both(_in_domain(results, shares), _levels(results, "tokens", 2))),
         ("mixes between their ends (S0-22)", _both(_in_domain(results, shares), _levels(results, "mix", 3))),
-        ("composition among all choices (S0-23)", _both(_levels(results, "mix", 2), _factors(results, "another setting than the mix"))),
+        (
+            "composition among all choices (S0-23)",
+            _both(_levels(results, "mix", 2), _factors(results, "another setting than the mix"), _seeds(results)),
+        ),
         ("little data (S2-1)", _levels(results, "tokens", 2)),
         ("architecture", _levels(results, "architecture", 2)),
         ("spread between seeds (SEED)", _seeds(results)),

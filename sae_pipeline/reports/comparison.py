@@ -67,7 +67,8 @@ def comparison(before: Measured, after: Measured) -> tuple[Report, dict[str, int
     )
     report = Report(
         name=f"{after.name} against {before.name}",
-        description=f"Before: {names[0]}. After: {names[1]}. Differences are after minus before.",
+        description=f"Before: {names[0]}. After: {names[1]}. Differences are after minus before, with intervals of {analysis.confidence:.0%} from "
+        f"{analysis.bootstrap_samples:,} resamples whatever the studies ask for.",
         headline=None,
         headline_sentence=bottom_line(changes, counts),
         facts=(

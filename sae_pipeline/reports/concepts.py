@@ -11,6 +11,7 @@ import pandas as pd
 from sae_pipeline.concepts.directions import MEAN_DIFFERENCE, PURSUIT, SAE_ITSELF
 from sae_pipeline.concepts.frequency_fit import wilson_interval
 from sae_pipeline.concepts.measure import KEYWORD, TOKEN
+from sae_pipeline.concepts.true_direction import FEWEST_PROMPTS
 from sae_pipeline.reports import concept_figures
 from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
 from sae_pipeline.reports.evidence import rows_of
@@ -23,6 +24,9 @@ ENOUGH = 0.8
 
 FEW_LATENTS = 8
 """Number of latents at which SAEs are compared in words."""
+
+RELIABLE = 0.8
+"""Cosine of a sample's direction with the true one below which the report says so."""
 
 BINS_PER_DECADE = 2
 """Bins of frequency in the figure, per factor of ten."""
@@ -63,7 +67,14 @@ def _sentences(studies: pd.DataFrame, directions: pd.DataFrame) -> list[str]:
     ]
     missing = directions[directions["norm"].isna()]["direction"].unique().tolist()
     if missing:
-        said.append(f"Not applicable, for lack of two different prompts on either side: {listed(missing)}.")
+        said.append(f"Not applicable, for lack of {FEWEST_PROMPTS} prompts on either side that differ from the other's: {listed(missing)}.")
+    unsure = directions[directions["reliability"] < RELIABLE]
+    if len(unsure):
+        names = [f"{r.direction} at {layer_name(r.layer)} ({decimal(r.reliability, 2)})" for r in rows_of(unsure)]
+        said.append(
+            f"The cosine of the sample's direction with the true one is below {RELIABLE:g} for {listed(names)}: latents for it were chosen on much noise, and more "
+            "prompts would find better ones. Where it is 0 there is no figure."
+        )
     return said
 
 
@@ -113,7 +124,7 @@ def _tail_statement(recall: pd.DataFrame) -> str:
 
 def _direction_plots(fits: pd.DataFrame) -> list[Plot]:
     """Cosine against the number of latents; of the widest SAEs."""
-    curves = fits[fits["method"] != SAE_ITSELF]
+    curves = fits[(fits["method"] != SAE_ITSELF) & fits["cosine"].notna()]
     if curves.empty:
         return []
     at = curves[curves["latents"] == min(FEW_LATENTS, curves["latents"].max())]
@@ -124,8 +135,9 @@ def _direction_plots(fits: pd.DataFrame) -> list[Plot]:
         f"{decimal(low, 2)}{f' to {decimal(high, 2)}' if high > low else ''} (chance {decimal(few['chance_cosine'].mean(), 2)})"
     )
     caption = (
-        "Cosine of a direction with its least squares fit on n decoder rows, at the widest SAEs: the latents whose mean activation differs most (solid, with "
-        "intervals over prompts) and orthogonal matching pursuit over all rows (dashed). Grey: the same with a random decoder."
+        "Cosine of the true direction with its least squares fit on n decoder rows, at the widest SAEs: the latents whose mean activation differs most (solid, "
+        "with intervals over prompts) and orthogonal matching pursuit over all rows (dashed). Rows are chosen on one half of the prompts and judged on the "
+        "other, without the noise of the prompts. Grey: the same with a random decoder."
     )
     return [Plot("concepts-directions", said, caption, fits, partial(concept_figures.by_latents, curves, said))]
 
@@ -139,14 +151,19 @@ def fit_table(fits: pd.DataFrame) -> Table:
         text_row(
             Cell(layer_name(r.layer), r.layer), r.mix, Cell(times(r.expansion), r.expansion), "tokens" if r.kind == TOKEN else "words", r.concepts,
             Cell(percent(r.with_feature / r.concepts), r.with_feature / r.concepts), _estimate(r.slope, r.low, r.high),
-            _half(r.frequency_half, r.half_low, r.half_high),
+            _half(r.frequency_half, r.half_low, r.half_high), _estimate(r.youden_slope, r.youden_low, r.youden_high),
         )
         for r in rows_of(fits)
     ]  # fmt: skip
-    columns = ("layer", "mix", "expansion", "concepts", "number", "with a feature", "slope per factor of ten", "half have one at, per million tokens")
+    columns = (
+        "layer", "mix", "expansion", "concepts", "number", "with a feature", "slope per factor of ten", "half have one at, per million tokens",
+        "slope by Youden's J",
+    )  # fmt: skip
     caption = (
         "Logistic fit of having a feature on log10 of the frequency in the SAE's training mix, with profile likelihood intervals. A slope of ∞ means that a "
-        "frequency separates the concepts; no slope that all or none have a feature; no frequency at half that the slope's interval holds 0."
+        "frequency separates the concepts; no slope that all or none have a feature; no frequency at half that the slope's interval holds 0. Of two latents with equal hit and "
+        "false alarm rates that of the rarer concept has the lower F1, so a part of the slope is arithmetic; Youden's J (hit rate less false alarm rate), cut "
+        "where F1 is, does not depend on the frequency."
     )
     return Table(caption, columns, tuple(rows), folded=len(rows) > 24)
 
@@ -157,11 +174,24 @@ def keyword_table(features: pd.DataFrame) -> Table:
         text_row(
             r.concept, Cell(layer_name(r.layer), r.layer), r.mix, Cell(times(r.expansion), r.expansion), Cell(_frequency(r.frequency), r.frequency),
             r.occurrences, NONE if pd.isna(r.latent) else int(r.latent), decimal(r.f1, 2), decimal(r.precision, 2), decimal(r.recall, 2),
-            "yes" if r.has_feature else "no",
+            decimal(r.youden, 2), "yes" if r.has_feature else "no",
         )
         for r in rows_of(features[features["kind"] == KEYWORD])
     ]  # fmt: skip
-    columns = ("words", "layer", "mix", "expansion", "per million tokens", "occurrences", "latent", "F1", "precision", "recall", "has a feature")
+    columns = (
+        "words",
+        "layer",
+        "mix",
+        "expansion",
+        "per million tokens",
+        "occurrences",
+        "latent",
+        "F1",
+        "precision",
+        "recall",
+        "Youden's J",
+        "has a feature",
+    )
     caption = "Lists of words: the best latent of each SAE, judged on documents that it was not chosen on. A word is detected on its last token."
     return Table(caption, columns, tuple(rows), folded=len(rows) > 24)
 
@@ -177,7 +207,7 @@ def direction_table(fits: pd.DataFrame, latents: pd.DataFrame) -> Table:
         compared = next(rows_of(given[given["latents"] == min(FEW_LATENTS, given["latents"].max())]))
         against = (
             f"{signed(compared.difference, 3)} {interval(compared.difference_low, compared.difference_high, 3)}"
-            if pd.notna(compared.against)
+            if pd.notna(compared.against) and pd.notna(compared.difference)
             else NONE
         )
         rows.append(
@@ -185,7 +215,7 @@ def direction_table(fits: pd.DataFrame, latents: pd.DataFrame) -> Table:
                 direction, Cell(layer_name(one["layer"]), one["layer"]), one["mix"], Cell(times(one["expansion"]), one["expansion"]),
                 _estimate(own.cosine, own.cosine_low, own.cosine_high), _estimate(compared.cosine, compared.cosine_low, compared.cosine_high),
                 Cell(against, compared.difference), _latents_needed(given), _latents_needed(here[here["method"] == PURSUIT]),
-                Cell(f"{decimal(near.max_decoder_cosine, 2)} (latent {near.latent}; chance {decimal(near.chance_cosine, 2)})", near.max_decoder_cosine),
+                Cell(NONE) if pd.isna(near.max_decoder_cosine) else Cell(f"{decimal(near.max_decoder_cosine, 2)} (latent {near.latent}; chance {decimal(near.chance_cosine, 2)})", near.max_decoder_cosine),
             )
         )  # fmt: skip
     columns = (
@@ -193,13 +223,15 @@ def direction_table(fits: pd.DataFrame, latents: pd.DataFrame) -> Table:
         f"latents for {ENOUGH:g}, by mean difference", f"latents for {ENOUGH:g}, by pursuit", "nearest decoder row",
     )  # fmt: skip
     caption = (
-        f"Directions written with the SAE's decoder; intervals resample the prompts, in pairs where SAEs are compared. Latents for {ENOUGH:g}: the fewest, of "
-        "powers of two, whose least squares fit has this cosine with the direction."
+        "Directions written with the SAE's decoder: cosines with the true direction, of which the prompts are a sample, with intervals over prompts, in pairs "
+        f"where SAEs are compared. Latents for {ENOUGH:g}: the fewest, of powers of two, whose least squares fit has this cosine with the direction."
     )
     return Table(caption, columns, tuple(rows), folded=len(rows) > 24)
 
 
 def _latents_needed(rows: pd.DataFrame) -> Cell:
+    if rows["cosine"].isna().any():
+        return Cell(NONE)
     reached = rows[rows["cosine"] >= ENOUGH]["latents"]
     return Cell(f"{reached.min()}", float(reached.min())) if len(reached) else Cell(f"> {rows['latents'].max()}", float("inf"))
 

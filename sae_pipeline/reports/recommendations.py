@@ -16,7 +16,7 @@ def recommendations_section(recommendations: pd.DataFrame) -> Section:
     """
     title = "Recommendations"
     if recommendations.empty:
-        why = "None: a recommendation is made only where the claims it rests on are supported in this study, and none has all of them."
+        why = "None: a recommendation is made only where the claims it rests on are supported by more than one seed of this study, and none has all of them."
         return Section("recommendations", title, (why,))
     sentences = ("Each rests on claims that this study supports; it is about text, models and budgets like these.",)
     rows = tuple(text_row(r.id, r.text, r.rests_on, r.evidence) for r in rows_of(recommendations))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_pipeline.stages import activations, corpora, evaluation, saes, slices, subject, text
 from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.stages.of_hook_points import Measured, found_everywhere, needed_everywhere, publish_frames, read_frames, stacked
 from sae_pipeline.store import Artifact, digest
 from sae_pipeline.study import HookPoint, Study
 
@@ -156,39 +157,34 @@ def _directions(ctx: StudyContext, point: HookPoint, device: str) -> dict[str, W
 # ------------------------------------------------------------------------------------------------ all of them
 
 
-def _tables_identity(ctx: StudyContext, measured: dict[HookPoint, Artifact]) -> tuple[str, dict[str, Any]]:
+def _tables_identity(ctx: StudyContext, measured: Measured) -> tuple[str, dict[str, Any]]:
     inputs = {"study": slices.concepts(ctx.study), "concepts": {point.key: artifact.fingerprint for point, artifact in measured.items()}}
     return digest(TABLES_STAGE, slices.VERSIONS[TABLES_STAGE], inputs), inputs
 
 
 def find_tables(ctx: StudyContext) -> Artifact | None:
     """The concept tables, if the study asks for them and they have been gathered."""
-    if ctx.study.concepts is None:
+    if ctx.study.concepts is None or (measured := found_everywhere(ctx, find)) is None:
         return None
-    found = {point: find(ctx, point) for point in ctx.study.hook_points}
-    measured = {point: artifact for point, artifact in found.items() if artifact is not None}
-    return ctx.store.find(TABLES_STAGE, _tables_identity(ctx, measured)[0]) if len(measured) == len(found) else None
+    return ctx.store.find(TABLES_STAGE, _tables_identity(ctx, measured)[0])
 
 
 def need_tables(ctx: StudyContext) -> Artifact:
     """The concept tables, which must exist."""
-    return ctx.store.open(TABLES_STAGE, _tables_identity(ctx, {point: need(ctx, point) for point in ctx.study.hook_points})[0])
+    return ctx.store.open(TABLES_STAGE, _tables_identity(ctx, needed_everywhere(ctx, need))[0])
 
 
 def gather(ctx: StudyContext) -> Artifact:
     """Stack the tables of every hook point, and say what each was measured on."""
-    measured = {point: need(ctx, point) for point in ctx.study.hook_points}
+    measured = needed_everywhere(ctx, need)
     fingerprint, inputs = _tables_identity(ctx, measured)
     with ctx.store.draft(TABLES_STAGE, fingerprint, inputs) as draft:
         if isinstance(draft, Artifact):
             return draft
-        stacked = {STUDIES: _studies(ctx, measured)} | {name: _stacked(measured, name) for name in MEASURED}
-        for name, frame in stacked.items():
-            frame.to_parquet(draft.path / f"{name}.parquet", index=False)
-        return draft.publish({name: len(frame) for name, frame in stacked.items()})
+        return publish_frames(draft, {STUDIES: _studies(ctx, measured)} | {name: stacked(measured, name) for name in MEASURED})
 
 
-def _studies(ctx: StudyContext, measured: dict[HookPoint, Artifact]) -> pd.DataFrame:
+def _studies(ctx: StudyContext, measured: Measured) -> pd.DataFrame:
     import pandas as pd
 
     settings = slices.concepts(ctx.study)
@@ -201,21 +197,6 @@ def _studies(ctx: StudyContext, measured: dict[HookPoint, Artifact]) -> pd.DataF
     return pd.DataFrame(rows).astype(dict.fromkeys(("site", "evaluation_sets"), "string"))
 
 
-def _stacked(measured: dict[HookPoint, Artifact], name: str) -> pd.DataFrame:
-    """The table of every hook point, one below the other."""
-    import pandas as pd
-
-    frames = []
-    for point, artifact in measured.items():
-        frame = pd.read_parquet(artifact.file(f"{name}.parquet"))
-        frame.insert(0, "layer", point.layer)
-        frame.insert(1, "site", pd.Series(point.site, frame.index, dtype="string"))
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
-
-
 def frames(artifact: Artifact) -> dict[str, pd.DataFrame]:
     """The concept tables by name."""
-    import pandas as pd
-
-    return {name: pd.read_parquet(artifact.file(f"{name}.parquet")) for name in (STUDIES, *MEASURED)}
+    return read_frames(artifact, (STUDIES, *MEASURED))

@@ -13,13 +13,16 @@ from sae_pipeline.saes.memory import memory_budget, memory_groups
 from sae_pipeline.saes.schedule import steps_with_trunks
 from sae_pipeline.stages import matching, subject
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.study import Cell, cells, d_sae_of
+from sae_pipeline.study import Cell, Study, cells, d_sae_of
 
 FLOP_PER_SECOND = 2e11
 """fp32 matrix products on two current CPU cores; the estimate is meant to be right within a factor of three."""
 
 SAE_STEP = 4
 """Operations of an SAE's step per token and weight of W_enc: the encoder product's 2, and as much again in time for what reads active latents."""
+
+MOST_NAMED = 4
+"""Cells that a note names."""
 
 MATCH = 100
 """Operations of matching a pair per entry of the cosines and dimension: four products, and what it takes to rank and to pair what they hold."""
@@ -55,6 +58,7 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
         notes.append(
             f"an arm of {group[1]} trains on {group[0]:,} tokens of a mix of {study.activations.tokens:,}: {group[0] / study.activations.tokens:.2f} passes"
         )
+    notes += _across_layers(study, all_cells)
     shape = _shape(ctx)
     if shape is None:
         notes.append("disk and time are known once the subject model has been recorded (run with --select 'key:\"*/subject_model\"')")
@@ -97,6 +101,26 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
             f"the study needs about {(cached + weights) / 1e9:.1f} GB and {ctx.home.root} has {free / 1e9:.1f} GB free; set activations.cache: false or point SAE_HOME elsewhere"
         )
     return figures | {"bytes": cached + weights, "seconds": seconds, "notes": notes}
+
+
+def _across_layers(study: Study, all_cells: list[Cell]) -> list[str]:
+    """That the cell to be matched across layers is at one of several, as it is by default where arms are restricted to layers or widths."""
+    layers: dict[tuple[str, float], set[int]] = {}
+    for cell in all_cells:
+        if cell.arms:
+            layers.setdefault((cell.mix, float(cell.expansion)), set()).add(cell.point.layer)
+    everywhere = sorted(set().union(*layers.values()))
+    mix, expansion = study.matched_across_layers
+    here = sorted(layers.get((mix, float(expansion)), set()))
+    if study.matching is None or len(everywhere) < 2 or len(here) > 1:
+        return []
+    found = f"at layer {here[0]} alone" if here else "at no layer"
+    others = [f"{mix} at {expansion:g}" for (mix, expansion), there in layers.items() if len(there) > 1]
+    advice = f"let matching.layers name one that is at several: {', '.join(others[:MOST_NAMED])}" if others else "train one cell at several"
+    return [
+        f"nothing is matched across layers: the SAEs of {mix} at expansion factor {expansion:g}, which matching.layers names, are {found}, "
+        f"those of the study at {', '.join(map(str, everywhere))}; {advice}"
+    ]
 
 
 def _groups(ctx: StudyContext, all_cells: list[Cell], d_model: int) -> list[str]:

@@ -97,7 +97,7 @@ def _by_site(study_tables: StudyTables, study: Study, matched: dict[str, pd.Data
             "generalisation": gaps(evidence),
         }
         if pairs is not None:
-            here[EFFECTS] = factor_effects(pairs, study.analysis.confidence)
+            here[EFFECTS] = factor_effects(pairs, evidence.design, study.analysis.confidence)
         # A column that no row gives a type has one all the same.
         drawn.append({name: frame.assign(site=pd.Series(site, frame.index, dtype="string")) for name, frame in here.items()})
     return {name: pd.concat([frames[name] for frames in drawn], ignore_index=True) for name in drawn[0]}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_pipeline.stages import activations, corpora, evaluation, saes, slices
+from sae_pipeline.stages import activations, corpora, evaluation, saes, slices, sources, subject
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.stages.pages import publish_page
 from sae_pipeline.store import Artifact, digest, exclusive, storage_errors, write_json
@@ -23,6 +23,8 @@ from sae_pipeline.study import cells
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from sae_pipeline.metrics.baselines import Baseline
 
 STAGE = "history"
 TABLES = ("evaluation_history", "regressions")
@@ -35,12 +37,12 @@ class Record:
 
     folder: Path
     about: dict[str, Any]
-    """``recorded`` (UTC), ``window``, and ``saes``: fingerprint by id."""
+    """``recorded`` (UTC), ``window``, ``text`` (hash of what the window's text and its evaluation follow from), and ``saes``: fingerprint by id."""
 
     @property
-    def covers(self) -> tuple[int, str]:
-        """The window, and the SAEs as one hash: evaluating the same again says nothing new."""
-        return self.about["window"], digest(self.about["saes"])
+    def covers(self) -> tuple[str, str]:
+        """The text, and the SAEs as one hash: evaluating the same again says nothing new."""
+        return self.about["text"], digest(self.about["saes"])
 
 
 def at_window(ctx: StudyContext, window: int) -> StudyContext:
@@ -59,15 +61,21 @@ def records(ctx: StudyContext) -> list[Record]:
     return sorted(found, key=lambda record: (record.about["recorded"], record.folder.name))
 
 
+def _text(ctx: StudyContext, window: int) -> str:
+    """Hash of everything that decides which documents of a window are read and how SAEs are evaluated on them."""
+    study = at_window(ctx, window).study
+    sets = {name: slices.held_out_corpus(study, name) for name in study.held_out}
+    versions = {name: sources.data_version(ctx, name) for part in sets.values() for name in part["sources"]}
+    stages = [slices.VERSIONS[stage] for stage in ("corpus", "activations", "baselines", "evaluations")]
+    return digest(sets, versions, slices.activations(study), slices.baselines(study), stages, subject.need(ctx).artifact.fingerprint)
+
+
 def fresh_window(ctx: StudyContext) -> int:
     """The window that the SAEs as they are have been evaluated on least often; of several the first after the study's own."""
     windows, own = ctx.study.corpus.held_out_windows, ctx.study.evaluation.window
     current = digest(_fingerprints(ctx))
-    times = dict.fromkeys(range(windows), 0)
-    for record in records(ctx):
-        window, of = record.covers
-        if of == current and window in times:
-            times[window] += 1
+    recorded = [record.covers for record in records(ctx)]
+    times = {window: recorded.count((_text(ctx, window), current)) for window in range(windows)}
     return min(times, key=lambda window: (times[window], (window - own) % windows))
 
 
@@ -76,7 +84,7 @@ def is_recorded(ctx: StudyContext) -> bool:
     found = [saes.find(ctx, cell.mix, cell.point, cell.expansion) for cell in cells(ctx.study)]
     if any(cell is None for cell in found):
         return True
-    return (ctx.study.evaluation.window, digest(_fingerprints(ctx))) in {record.covers for record in records(ctx)}
+    return (_text(ctx, ctx.study.evaluation.window), digest(_fingerprints(ctx))) in {record.covers for record in records(ctx)}
 
 
 def _fingerprints(ctx: StudyContext) -> dict[str, str]:
@@ -87,13 +95,12 @@ def _fingerprints(ctx: StudyContext) -> dict[str, str]:
 def evaluate(ctx: StudyContext, window: int) -> tuple[Record, bool]:
     """Evaluate every SAE of the study on a window and record it; whether it is new.
 
-    The same SAEs on a window that has a record are not recorded again, unless a year of schedules has used up all windows:
-    then nothing new can be said and the record that is there is returned.
+    The same SAEs on text that has a record are not recorded again: nothing new could be said.
     """
     shifted = at_window(ctx, window)
-    fingerprints = _fingerprints(ctx)
+    fingerprints, text = _fingerprints(ctx), _text(ctx, window)
     for record in reversed(records(ctx)):
-        if record.covers == (window, digest(fingerprints)):
+        if record.covers == (text, digest(fingerprints)):
             return record, False
     for name in shifted.study.held_out:
         corpora.build(shifted, f"held_out/{name}")
@@ -101,36 +108,40 @@ def evaluate(ctx: StudyContext, window: int) -> tuple[Record, bool]:
         for point in shifted.study.hook_points:
             evaluation.measure_baseline(shifted, name, point)
     metrics, documents = _measured(shifted)
-    return _write(ctx, window, fingerprints, metrics, documents), True
+    return _write(ctx, {"window": window, "text": text, "saes": fingerprints}, metrics, documents), True
 
 
 def _measured(ctx: StudyContext) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Metrics of every SAE and set, and its squared errors per document with the variance that they are a share of."""
+    """Metrics of every SAE and set, and per document its squared errors (``sse``) and the variance they are a share of (``sst``)."""
     import pandas as pd
 
     from sae_pipeline.metrics.baselines import Baseline
-    from sae_pipeline.metrics.ratios import centred_squares
 
     metrics: list[pd.DataFrame] = []
     documents: list[pd.DataFrame] = []
     for cell in cells(ctx.study):
         found = evaluation.evaluate(ctx, cell.mix, cell.point, cell.expansion).artifact
-        variance = {}
-        for name in ctx.study.held_out:
-            baseline = Baseline.load(evaluation.need_baseline(ctx, name, cell.point))
-            sums = baseline.documents[["n", "sum_sq"]].sum()
-            variance[name] = float(centred_squares(sums["n"], sums["sum_sq"], baseline.sum_x.sum(0)))
+        variance = {name: _variance(Baseline.load(evaluation.need_baseline(ctx, name, cell.point))) for name in ctx.study.held_out}
         for into, file, columns in ((metrics, "metrics", None), (documents, "document_sums", ["arm", "evaluation_set", "document_hash", "n", "sse"])):
             frame = pd.read_parquet(found.file(f"{file}.parquet"), columns=columns)
             frame.insert(0, "sae_id", [cell.sae_id(label) for label in frame.pop("arm")])
             into.append(frame)
-        documents[-1]["variance"] = documents[-1]["evaluation_set"].map(variance)
+        here = documents[-1]
+        here["sst"] = [variance[name][document] for name, document in zip(here["evaluation_set"], here["document_hash"], strict=True)]
     return pd.concat(metrics, ignore_index=True), pd.concat(documents, ignore_index=True)
 
 
-def _write(ctx: StudyContext, window: int, fingerprints: dict[str, str], metrics: pd.DataFrame, documents: pd.DataFrame) -> Record:
+def _variance(baseline: Baseline) -> dict[str, float]:
+    """Sum of |x - mu|^2 over each document's tokens by its hash, mu being the mean of the whole set."""
+    sums, vectors = baseline.documents, baseline.sum_x.numpy()
+    mean = vectors.sum(0) / sums["n"].sum()
+    centred = sums["sum_sq"].to_numpy() - 2 * vectors @ mean + sums["n"].to_numpy() * (mean @ mean)
+    return dict(zip(sums["document_hash"], centred.tolist(), strict=True))
+
+
+def _write(ctx: StudyContext, of: dict[str, Any], metrics: pd.DataFrame, documents: pd.DataFrame) -> Record:
     recorded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    about = {"recorded": recorded, "window": window, "saes": fingerprints}
+    about = {"recorded": recorded} | of
     parent = ctx.home.history(ctx.study.name)
     draft = parent / f".{os.getpid()}"
     with storage_errors(parent, missing=True), exclusive(ctx.home.locks / f"history-{ctx.study.name}.lock"):
@@ -139,7 +150,7 @@ def _write(ctx: StudyContext, window: int, fingerprints: dict[str, str], metrics
         metrics.to_parquet(draft / METRICS, index=False)
         documents.to_parquet(draft / DOCUMENTS, index=False)
         write_json(draft / ABOUT, about)
-        name = f"{recorded.replace(':', '')}-w{window:03d}"
+        name = f"{recorded.replace(':', '')}-w{of['window']:03d}"
         target = next(path for n in range(10_000) if not (path := parent / (name if n == 0 else f"{name}-{n}")).exists())
         draft.rename(target)
     return Record(target, about)
@@ -149,7 +160,11 @@ def _write(ctx: StudyContext, window: int, fingerprints: dict[str, str], metrics
 
 
 def _identity(ctx: StudyContext, found: list[Record]) -> tuple[str, dict[str, Any]]:
-    inputs = {"study": slices.history(ctx.study), "records": {record.folder.name: file_sha256(record.folder / METRICS) for record in found}}
+    inputs = {
+        "study": slices.history(ctx.study),
+        "records": {record.folder.name: file_sha256(record.folder / METRICS) for record in found},
+        "saes": found[-1].about["saes"],
+    }
     return digest(STAGE, slices.VERSIONS[STAGE], inputs), inputs
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sae_pipeline.matching.pairs import Choice, DeclaredSae, choose
 from sae_pipeline.stages import activations, evaluation, saes, slices
 from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.stages.of_hook_points import Measured, found_everywhere, needed_everywhere, publish_frames, read_frames, stacked
 from sae_pipeline.store import Artifact, digest
 from sae_pipeline.study import HookPoint, Study, cells
 
@@ -234,56 +235,33 @@ def match_layers(ctx: StudyContext) -> Artifact:
 # ------------------------------------------------------------------------------------------------ all of them
 
 
-def _tables_identity(ctx: StudyContext, matched: dict[HookPoint, Artifact], layers: Artifact) -> tuple[str, dict[str, Any]]:
+def _tables_identity(ctx: StudyContext, matched: Measured, layers: Artifact) -> tuple[str, dict[str, Any]]:
     inputs = {"matching": {point.key: artifact.fingerprint for point, artifact in matched.items()}, "layers": layers.fingerprint}
     return digest(TABLES_STAGE, slices.VERSIONS[TABLES_STAGE], inputs), inputs
 
 
 def find_tables(ctx: StudyContext) -> Artifact | None:
     """The matching tables, if the study asks for them and they have been gathered."""
-    if ctx.study.matching is None or (layers := find_layers(ctx)) is None:
+    if ctx.study.matching is None or (layers := find_layers(ctx)) is None or (matched := found_everywhere(ctx, find)) is None:
         return None
-    found = {point: find(ctx, point) for point in ctx.study.hook_points}
-    matched = {point: artifact for point, artifact in found.items() if artifact is not None}
-    return ctx.store.find(TABLES_STAGE, _tables_identity(ctx, matched, layers)[0]) if len(matched) == len(found) else None
+    return ctx.store.find(TABLES_STAGE, _tables_identity(ctx, matched, layers)[0])
 
 
 def need_tables(ctx: StudyContext) -> Artifact:
     """The matching tables, which must exist."""
-    return ctx.store.open(TABLES_STAGE, _tables_identity(ctx, {point: need(ctx, point) for point in ctx.study.hook_points}, need_layers(ctx))[0])
+    return ctx.store.open(TABLES_STAGE, _tables_identity(ctx, needed_everywhere(ctx, need), need_layers(ctx))[0])
 
 
 def gather(ctx: StudyContext) -> Artifact:
     """Stack the tables of every hook point, and put those across layers beside them."""
-    matched, layers = {point: need(ctx, point) for point in ctx.study.hook_points}, need_layers(ctx)
+    matched, layers = needed_everywhere(ctx, need), need_layers(ctx)
     fingerprint, inputs = _tables_identity(ctx, matched, layers)
     with ctx.store.draft(TABLES_STAGE, fingerprint, inputs) as draft:
         if isinstance(draft, Artifact):
             return draft
-        import pandas as pd
-
-        tables = {name: _stacked(matched, name) for name in MEASURED}
-        tables |= {name: pd.read_parquet(layers.file(f"{name}.parquet")) for name in ACROSS_LAYERS}
-        for name, frame in tables.items():
-            frame.to_parquet(draft.path / f"{name}.parquet", index=False)
-        return draft.publish({name: len(frame) for name, frame in tables.items()})
-
-
-def _stacked(matched: dict[HookPoint, Artifact], name: str) -> pd.DataFrame:
-    """The table of every hook point, one below the other."""
-    import pandas as pd
-
-    stacked = []
-    for point, artifact in matched.items():
-        frame = pd.read_parquet(artifact.file(f"{name}.parquet"))
-        frame.insert(0, "layer", point.layer)
-        frame.insert(1, "site", pd.Series(point.site, frame.index, dtype="string"))
-        stacked.append(frame)
-    return pd.concat(stacked, ignore_index=True)
+        return publish_frames(draft, {name: stacked(matched, name) for name in MEASURED} | read_frames(layers, ACROSS_LAYERS))
 
 
 def frames(artifact: Artifact) -> dict[str, pd.DataFrame]:
     """The matching tables by name."""
-    import pandas as pd
-
-    return {name: pd.read_parquet(artifact.file(f"{name}.parquet")) for name in (*MEASURED, *ACROSS_LAYERS)}
+    return read_frames(artifact, (*MEASURED, *ACROSS_LAYERS))

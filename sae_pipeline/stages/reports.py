@@ -12,6 +12,7 @@ from sae_pipeline.study.fragments import PROPOSED_FILE, as_yaml
 
 if TYPE_CHECKING:
     from sae_pipeline.reports.frames import StudyFrames
+    from sae_pipeline.study import Study
 
 STAGE = "report"
 SECTIONS = (
@@ -96,7 +97,8 @@ def _proposed_study(ctx: StudyContext) -> str | None:
     return as_yaml(plan.study, comments(plan)) if any(proposal.status == TO_TRAIN for proposal in plan.proposals) else None
 
 
-def missing_sections(artifact: Artifact) -> list[str]:
-    """Sections that the page should have and does not."""
+def missing_sections(artifact: Artifact, study: Study) -> list[str]:
+    """Sections that the page should have, also those that the study asks for, and does not."""
     page = artifact.file("index.html").read_text()
-    return [section for section in SECTIONS if f'id="{section}"' not in page]
+    asked = [name for name in ASKED_FOR if getattr(study, name) is not None]
+    return [section for section in (*SECTIONS, *asked) if f'id="{section}"' not in page]

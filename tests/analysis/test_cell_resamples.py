@@ -85,6 +85,20 @@ def test_the_interval_holds_the_planted_effect_as_often_as_it_says(layers: int, 
     assert held >= 180
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("expansions", [2, 3, 5])
+def test_few_cells_without_an_effect_rarely_have_a_small_p_value(expansions: int) -> None:
+    """Of 300 p-values three are below 0.01 by chance; more than eight are three binomial deviations off."""
+    small = 0
+    for seed in range(300):
+        effects = cell_effects(seed)
+        found = evidence(
+            tables(lambda sae, name, effects=effects: effects(sae, name) - (0.5 if sae["mix"] == "prose" else 0.0), 1, expansions), samples=400
+        )
+        small += found.spread(mix_difference(found)).p_value < 0.01
+    assert small <= 8
+
+
 def test_arms_and_seeds_of_a_cell_are_drawn_together() -> None:
     def value(sae: Mapping[str, Any], name: str) -> float:
         return cell_effects(1)(sae, name)

@@ -79,6 +79,12 @@ def test_width_that_matters_more_than_text_contradicts_its_first_place(study: St
     assert "expansion" in row.note
 
 
+def test_with_one_seed_the_first_place_of_the_text_cannot_be_told_from_noise(study: Study, make_tables: MakeTables) -> None:
+    row = headline(study, make_tables(study, lambda sae, name: 0.5 + 0.1 * sae[f"share_{name}"], seeds=(0,)), "S0-23")
+    assert row.verdict == "not_testable"
+    assert "two seeds" in row.note
+
+
 def test_a_budget_that_multiplies_what_is_explained_contradicts_that_little_is_enough(study: Study, make_tables: MakeTables) -> None:
     tables = make_tables(study, lambda sae, name: 0.3 if sae["tokens"] == 50_000 else 0.6, tokens=(50_000, 200_000))
     row = headline(study, tables, "S2-1")
@@ -100,6 +106,17 @@ def test_always_on_latents_that_a_penalty_and_matching_text_remove_support_the_c
     assert row.verdict == "supported"
     assert headline(study, with_metric(tables, "dense_share@0.8", lambda rows: 0.4 - always_on(rows)), "S4-18").verdict == "contradicted"
     assert headline(study, tables, "S4-18").verdict == "not_testable"
+
+
+def test_fewer_always_on_latents_by_matching_text_alone_are_half_of_the_claim(study: Study, make_tables: MakeTables) -> None:
+    def always_on(rows: pd.DataFrame) -> pd.Series:
+        return 0.2 - 0.1 * rows["share_prose"].where(rows["evaluation_set"] == "prose", rows["share_chat"])
+
+    tables = with_metric(make_tables(study, lambda *_: 0.5, seeds=(0, 1, 2)), "dense_share@0.8", always_on)
+    head, text = CLAIMS["S4-18"](Test("S4-18", Evidence.of(tables, study), study))
+    assert head.verdict == "not_testable"
+    assert head.note.endswith("found none of SAEs that differ in nothing but the diversity coefficient")
+    assert text.verdict == "supported"
 
 
 def test_self_generated_text_needs_both_of_its_parts(make_study: MakeStudy, make_tables: MakeTables) -> None:
@@ -156,7 +173,9 @@ def test_a_family_can_take_back_a_verdict_and_says_so(study: Study, make_tables:
 
 
 def test_recommendations_appear_only_with_their_claims() -> None:
-    findings = pd.DataFrame({"id": name, "scope": ALL_LAYERS, "estimate": 0.1, "low": 0.05, "high": 0.15, "verdict": "supported"} for name in ORDER)
+    findings = pd.DataFrame(
+        {"id": name, "scope": ALL_LAYERS, "estimate": 0.1, "low": 0.05, "high": 0.15, "verdict": "supported", "seeds": 2} for name in ORDER
+    )
     assert recommend(findings)["id"].tolist() == ["S0-24", "S0-25", "S0-26", "S0-27"]
     for advice in known():
         assert set(advice.rests_on) <= set(ORDER)
@@ -165,6 +184,7 @@ def test_recommendations_appear_only_with_their_claims() -> None:
             assert advice.id not in set(recommend(fewer)["id"])
     assert recommend(findings.assign(verdict="not_testable")).columns.tolist() == ["id", "text", "rests_on", "evidence"]
     assert recommend(findings.iloc[:0]).empty
+    assert recommend(findings.assign(seeds=1)).empty
 
 
 def test_one_document_alone_decides_nothing(study: Study, make_tables: MakeTables) -> None:

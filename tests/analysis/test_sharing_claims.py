@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from sae_pipeline.analysis import claims
+from sae_pipeline.analysis.claims.registry import CLAIMS
 from sae_pipeline.analysis.contrasts import Evidence
 from sae_pipeline.analysis.factor_effects import COLUMNS, factor_effects
 from sae_pipeline.analysis.tables import StudyTables
-from sae_pipeline.analysis.verdicts import ALL_LAYERS
+from sae_pipeline.analysis.verdicts import ALL_LAYERS, Test
 from sae_pipeline.study.schema import Study
 
 FACTORS = {"mix": "mix", "expansion": "expansion", "init_seed": "seed"}
@@ -82,7 +83,8 @@ def layer_matches(saes: pd.DataFrame, layers: tuple[int, ...] = ()) -> pd.DataFr
                         "other_layer": b,
                         "site": "resid_post",
                         "setting": mix,
-                        "match_ratio": ratio,
+                        "match_ratio": 0.3,
+                        "alive_match_ratio": ratio,
                     }
                 )
     return pd.DataFrame(rows)
@@ -137,9 +139,44 @@ def test_empty_tables_are_not_testable(evidence_and_study: tuple[Evidence, Study
     assert set(heads(evidence, study, matching).loc[["S2-6", "S3-30", "S3-38", "S3-39", "S3-40"], "verdict"]) == {"not_testable"}
 
 
+def rows_of(name: str, evidence: Evidence, study: Study, matching: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    return pd.DataFrame([vars(row) for row in CLAIMS[name](Test(name, evidence, study, matching))]).set_index("scope")
+
+
+def test_features_without_neurons_are_half_of_the_claim_on_sides(evidence_and_study: tuple[Evidence, Study]) -> None:
+    """Where no two SAEs are equally wide."""
+    evidence, study = evidence_and_study
+    matching = matching_of(evidence.tables.saes, SHARED)
+    rows = rows_of("S3-30", evidence, study, matching | {"matches": matching["matches"].query("unit == 'feature'")})
+    assert rows.loc[ALL_LAYERS, "verdict"] == "not_testable"
+    assert "no such neurons" in rows.loc[ALL_LAYERS, "note"]
+    assert rows.loc[f"{ALL_LAYERS}, features", "verdict"] == "supported"
+    assert rows.loc[f"{ALL_LAYERS}, features", "estimate"] == pytest.approx(0.15, abs=0.01)
+
+
+def test_a_wide_dictionary_with_few_latents_alive_is_still_the_wide_one(evidence_and_study: tuple[Evidence, Study]) -> None:
+    evidence, study = evidence_and_study
+    matching = matching_of(evidence.tables.saes, SHARED)
+    dying = {int(width): 1000 - int(width) for width in evidence.tables.saes["d_sae"]}
+    matches = matching["matches"].replace({"n": dying, "n_other": dying})
+    rows = rows_of("S3-40", evidence, study, matching | {"matches": matches})
+    assert rows.loc[f"{ALL_LAYERS}, containment", "verdict"] == "supported"
+    assert rows.loc[f"{ALL_LAYERS}, containment", "estimate"] == pytest.approx(0.2, abs=0.01)
+
+
+def test_an_sae_without_an_alive_latent_is_left_out_of_the_comparison_of_layers(evidence_and_study: tuple[Evidence, Study]) -> None:
+    evidence, study = evidence_and_study
+    matching = matching_of(evidence.tables.saes, SHARED)
+    layers = matching["layer_matches"]
+    silent = layers[["layer", "other_layer"]].min(axis=1) < 2
+    gone = layers.assign(alive_match_ratio=layers["alive_match_ratio"].mask(silent))
+    head = rows_of("S3-38", evidence, study, matching | {"layer_matches": gone}).loc[ALL_LAYERS]
+    assert (head["verdict"], head["note"]) == ("not_testable", "needs SAEs at three or more layers, found 2, 3")
+
+
 def test_factors_are_ranked_by_how_little_they_leave_in_common(evidence_and_study: tuple[Evidence, Study]) -> None:
-    saes = evidence_and_study[0].tables.saes
-    effects = factor_effects(matching_of(saes, SHARED), 0.95)
+    evidence = evidence_and_study[0]
+    effects = factor_effects(matching_of(evidence.tables.saes, SHARED), evidence.design, 0.95)
     assert tuple(effects.columns) == COLUMNS
     for _, ranked in effects.query("measure == 'match_ratio' and side == 'decoder' and population == 'alive'").groupby("layer"):
         assert ranked.sort_values("rank")["factor"].tolist() == ["mix", "expansion", "seed"]

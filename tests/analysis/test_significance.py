@@ -24,6 +24,14 @@ def test_without_document_noise_the_p_value_is_that_of_the_t_test() -> None:
     assert spread.p_value == pytest.approx(stats.ttest_1samp(seeds, 0.0).pvalue, rel=1e-4)
 
 
+@pytest.mark.parametrize("freedom", [1, 2, 5])
+def test_an_interval_of_few_clusters_goes_on_as_students(freedom: int) -> None:
+    """An interval of Student's quantile in standard errors, around an estimate of 40 standard errors."""
+    reach = stats.t.ppf(0.975, freedom)
+    spread = Spread(40.0, 40.0 - reach, 40.0 + reach, 0.95, resample_freedom=freedom)
+    assert spread.p_value == pytest.approx(2 * stats.t.sf(40.0, freedom), rel=1e-4)
+
+
 @given(
     value=st.floats(-2, 2), below=st.floats(0.01, 2), above=st.floats(0.01, 2), variance=st.sampled_from([0.0, 0.01, 0.3]), freedom=st.integers(1, 9)
 )

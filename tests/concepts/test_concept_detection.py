@@ -32,6 +32,7 @@ def test_f1_precision_and_recall_by_hand() -> None:
     best = counted(latents, half, marks([0, 1, 4, 5, 6], [0] * 5), 1, chunk=8).best()
     assert best.latent.tolist() == [1]  # F1 1 on the fitted half; latent 0 is perfect on the judged half alone
     assert [best.f1[0], best.precision[0], best.recall[0]] == pytest.approx([2 / 3] * 3)
+    assert best.youden[0] == pytest.approx(2 / 3 - 1)  # it fires on token 7, all there is without the concept
 
 
 def test_tokens_that_are_left_out_count_neither_for_nor_against() -> None:
@@ -40,6 +41,7 @@ def test_tokens_that_are_left_out_count_neither_for_nor_against() -> None:
     half = torch.tensor([FITTED] * 3 + [JUDGED] * 3)
     best = counted(latents, half, marks([0, 1, 3, 4], [0] * 4, [False, True, False, True]), 1, chunk=6).best()
     assert [best.precision[0], best.recall[0]] == [0.5, 1.0]  # of tokens 4 and 5 one is the concept
+    assert best.youden[0] == 0.0  # and the other all of the rest
 
 
 def test_a_planted_latent_is_found_for_each_concept_and_judged_by_its_noise() -> None:
@@ -55,6 +57,20 @@ def test_a_planted_latent_is_found_for_each_concept_and_judged_by_its_noise() ->
     assert best.precision.tolist() == [1.0] * 3
     assert best.recall == pytest.approx([1.0, 0.8, 0.4], abs=0.09)
     assert best.f1 == pytest.approx(2 * best.recall / (1 + best.recall))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.02])
+def test_youdens_j_of_a_latent_is_that_of_its_rates_however_frequent_the_concept(share: float) -> None:
+    """Hit rate 0.9 and false alarm rate 0.02; F1, with precision 0.9 p / (0.9 p + 0.02 (1 - p)), falls with the share p."""
+    generator = torch.Generator().manual_seed(0)
+    n = 60_000
+    present = torch.rand(n, generator=generator) < share
+    latents = (torch.rand(n, 1, generator=generator) < torch.where(present, 0.9, 0.02)[:, None]).float()
+    row = present.nonzero()[:, 0]
+    best = counted(latents, torch.arange(n) % 2, Marks(row, torch.zeros_like(row), torch.ones_like(row).bool()), 1, chunk=n).best()
+    precision = 0.9 * share / (0.9 * share + 0.02 * (1 - share))
+    assert best.youden[0] == pytest.approx(0.88, abs=0.03)
+    assert best.f1[0] == pytest.approx(2 * precision * 0.9 / (precision + 0.9), abs=0.03)
 
 
 def test_random_latents_detect_nothing_although_the_best_of_thousands_is_chosen() -> None:

@@ -24,9 +24,9 @@ def random_sae() -> InferenceSAE:
     return InferenceSAE(rows.T.contiguous(), torch.zeros(80), rows, torch.zeros(D_MODEL), "relu")
 
 
-def prompts(shift: torch.Tensor, seed: int) -> PromptTokens:
-    noise = 0.05 * torch.randn(12, D_MODEL, generator=torch.Generator().manual_seed(seed))
-    return PromptTokens(noise + shift, torch.arange(12))
+def prompts(shift: torch.Tensor, seed: int, count: int = 12) -> PromptTokens:
+    noise = 0.05 * torch.randn(count, D_MODEL, generator=torch.Generator().manual_seed(seed))
+    return PromptTokens(noise + shift, torch.arange(count))
 
 
 def measure(folder: Path, **changed: Any) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
@@ -46,6 +46,7 @@ def measure(folder: Path, **changed: Any) -> tuple[dict[str, Any], dict[str, pd.
             "made": Written(prompts(2 * embeddings()[3], 6), prompts(torch.zeros(D_MODEL), 7)),
             "sets": OfSets("one", "two"),
             "nothing": Written(prompts(torch.zeros(D_MODEL), 8), prompts(torch.zeros(D_MODEL), 8)),
+            "few": Written(prompts(2 * embeddings()[3], 6, count=5), prompts(torch.zeros(D_MODEL), 7)),
         },
         "token_concepts": 40,
         "min_occurrences": 8,
@@ -69,7 +70,7 @@ def test_the_planted_tokens_have_their_latents_and_no_others_do(measured: tuple[
     assert len(planted) > PLANTED + 8
     assert set(planted.index[planted["has_feature"]]) == set(range(1, PLANTED + 1))
     assert [planted.loc[token, "latent"] for token in range(1, PLANTED + 1)] == list(range(PLANTED))
-    assert (planted.loc[range(1, PLANTED + 1), ["f1", "precision", "recall"]] == 1).all().all()
+    assert (planted.loc[range(1, PLANTED + 1), ["f1", "precision", "recall", "youden"]] == 1).all().all()
     # Of latents that fire on half of the vocabulary one is right about a token that is a fifth of the text.
     assert set(rows[(rows["sae_id"] == "B.random") & rows["has_feature"]]["token"]) <= {1, 2}
 
@@ -92,6 +93,7 @@ def test_frequent_tokens_have_features_and_the_fit_says_where_it_ends(measured: 
     fit = frames["concept_fits"].query("sae_id == 'A.planted' and kind == 'token'").iloc[0]
     assert (fit["concepts"], fit["with_feature"]) == (summary["token_concepts"], PLANTED)
     assert fit["low"] > 5
+    assert fit["youden_with_feature"] >= PLANTED
     share = 1 / np.arange(1, VOCABULARY) / (1 / np.arange(1, VOCABULARY)).sum() * 1e6
     assert share[PLANTED + 1] < fit["frequency_half"] < share[PLANTED - 2]
     assert fit["half_low"] < fit["frequency_half"] < fit["half_high"]
@@ -119,10 +121,11 @@ def test_a_planted_direction_takes_one_latent_and_is_compared_with_the_same_arm_
     assert summary["directions"] == ["made", "sets"]
 
 
-def test_two_sides_that_do_not_differ_are_no_direction(measured: tuple[dict[str, Any], dict[str, pd.DataFrame]]) -> None:
+def test_two_sides_that_do_not_differ_or_have_too_few_prompts_are_no_direction(measured: tuple[dict[str, Any], dict[str, pd.DataFrame]]) -> None:
     rows = measured[1]["directions"].set_index("direction")
-    assert np.isnan(rows.loc["nothing", "norm"])
+    assert rows.loc[["nothing", "few"], ["norm", "reliability"]].isna().all().all()
     assert rows.loc["made", "norm"] == pytest.approx(2.0, abs=0.1)
+    assert rows.loc["made", "reliability"] > 0.98
     assert rows.loc["sets", ["positive", "negative"]].tolist() == [120, 60]
     assert rows.loc["sets", "source"] == "documents of one and two"
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_pipeline.concepts.sparse_reconstruction import chance, chance_of_given, least_squares_path, matching_pursuit
+from sae_pipeline.concepts.sparse_reconstruction import chance_of_given, chance_of_pursuit, judged_chance, least_squares_path, matching_pursuit
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -98,12 +98,37 @@ def test_given_rows_have_the_chance_level_of_a_random_subspace() -> None:
     assert path.cosines.square().mean(0).sqrt().numpy() == pytest.approx(expected, rel=0.05)
 
 
-def test_the_chance_level_of_pursuit_begins_at_that_of_the_nearest_row() -> None:
-    level = chance(200, 24, 10, seed=0)
-    assert (np.diff(level.pursuit) > 0).all()
-    # Signed, so lower than that of rows taken with either sign.
-    assert 0.5 < level.nearest < level.pursuit[0] < 0.75
-    # The highest of m independent cosines: P(cos <= c) = P(one <= c)^m, (cos + 1) / 2 being Beta((d - 1) / 2, (d - 1) / 2).
+def test_the_chance_level_of_pursuit_begins_at_that_of_the_nearest_row_with_either_sign() -> None:
+    level = chance_of_pursuit(200, 24, 10, seed=0)
+    assert (np.diff(level) > 0).all()
+    # The highest of m independent absolute cosines: P(|cos| <= c) = P(one <= c)^m, cos² being Beta(1 / 2, (d - 1) / 2).
     from scipy.stats import beta
 
-    assert level.nearest == pytest.approx(2 * beta.ppf(0.5 ** (1 / 200), 11.5, 11.5) - 1, abs=0.06)
+    assert level[0] == pytest.approx(np.sqrt(beta.ppf(0.5 ** (1 / 200), 0.5, 11.5)), abs=0.04)
+
+
+def test_what_rows_hold_of_a_true_direction_beside_the_sample_they_were_chosen_on_is_chance() -> None:
+    rows, samples = random(60, 24), random(2_000, 24, seed=1)
+    beside = random(2_000, 24, seed=2)
+    path = matching_pursuit(samples, rows, 4)
+    sample = torch.nn.functional.normalize(samples, dim=1)
+    other = torch.nn.functional.normalize(beside - (beside * sample).sum(1, keepdim=True) * sample, dim=1)
+    true = 0.6 * sample + 0.8 * other
+    found = torch.einsum("bnd,bd->bn", path.basis, true).square().cumsum(1).mean(0).sqrt().numpy()
+    root_mean_square = path.cosines.square().mean(0).sqrt().numpy()
+    assert found == pytest.approx(judged_chance(root_mean_square, np.arange(1, 5), 24, 0.6), rel=0.03)
+
+
+def test_the_basis_spans_what_the_rows_do() -> None:
+    directions, W_dec = random(2, 12), random(20, 12, seed=1)
+    path = matching_pursuit(directions, W_dec, 5)
+    for basis, latents in zip(path.basis, path.latents, strict=True):
+        assert torch.allclose(basis @ basis.T, torch.eye(5, dtype=torch.float64))
+        assert torch.allclose(W_dec[latents] @ basis.T @ basis, W_dec[latents])
+
+
+def test_rows_of_single_precision_are_chosen_in_it_and_fitted_in_double() -> None:
+    directions, W_dec = random(3, 16), random(40, 16, seed=1).float()
+    path, precise = matching_pursuit(directions, W_dec, 8), matching_pursuit(directions, W_dec.double(), 8)
+    assert torch.equal(path.latents, precise.latents)
+    assert torch.allclose(path.cosines, precise.cosines, atol=1e-12)

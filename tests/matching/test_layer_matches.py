@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from planted import random_sae, sae_of
+from scipy import stats
 
 from sae_pipeline.matching.pairs import DeclaredSae
 from sae_pipeline.matching.study_tables.directions_map import MOST_LATENTS, map_frame, plane
@@ -69,6 +70,8 @@ def test_every_two_layers_are_matched_both_ways() -> None:
         assert by_layers.loc[way, ["match_ratio", "alive_match_ratio"]].tolist() == pytest.approx([0.5, 1 / 3])
         assert by_layers.loc[way, ["mmcs", "alive_mmcs"]].tolist() == pytest.approx([0.5, 1 / 3])
     assert by_layers.loc[(1, 2), "match_ratio"] == 0
+    below = stats.beta(3.5, 3.5).cdf((1 + 0.7) / 2)  # of the cosine in eight dimensions, mapped onto the unit interval
+    assert by_layers.loc[(0, 1), ["chance_match_ratio", "alive_chance_match_ratio"]].tolist() == pytest.approx([1 - below**4, 1 - below**3])
     assert set(frame["setting"]) == {"PROSE x02 topk-k2-t200k-s0"}
 
 
@@ -77,7 +80,7 @@ def test_an_sae_without_an_alive_latent_has_no_figures_of_alive_ones() -> None:
     on_shelf = shelf({sae.sae_id: (sae, sae_of(torch.eye(8)[:2])) for sae in saes}, dead=(0, 1))
     frame = layer_frame([saes], on_shelf, threshold=0.7)
     assert frame["match_ratio"].tolist() == [1, 1]
-    assert frame["alive_match_ratio"].isna().all()
+    assert frame[["alive_match_ratio", "alive_chance_match_ratio"]].isna().all(axis=None)
 
 
 def test_one_layer_and_no_map_give_empty_typed_tables() -> None:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from planted import sae_of
+from scipy import stats
 from torch import Tensor
 
 from sae_pipeline.matching.pairs import DeclaredSae, choose
@@ -99,6 +100,13 @@ def test_a_union_of_seeds_holds_more_the_more_seeds_it_has(tables: dict[str, pd.
     assert rows[["low", "high"]].to_numpy().tolist() == [pytest.approx([min(each), max(each)]) for each in (by_one, by_two)]
 
 
+def test_the_floor_of_a_union_is_that_of_all_its_directions_together(tables: dict[str, pd.DataFrame]) -> None:
+    """3, 4 and 4 latents are alive: the others have 8, 7 and 7, one of them 4, 3.5 and 3.5 in the mean, rounded to 4."""
+    below = stats.beta(3.5, 3.5).cdf((1 + 0.7) / 2)  # of the cosine in eight dimensions, mapped onto the unit interval
+    expected = [1 - below**4, (1 - below**8 + 2 * (1 - below**7)) / 3]
+    assert tables["coverage"]["chance_share"].tolist() == pytest.approx(expected)
+
+
 def test_both_directions_of_a_pair_and_both_populations_have_their_rows(tables: dict[str, pd.DataFrame]) -> None:
     matches = tables["matches"]
     first, second = (sae.sae_id for sae in seeds(3)[:2])
@@ -129,7 +137,7 @@ def test_activations_are_correlated_over_the_alive_latents_alone(tables: dict[st
 def test_a_setting_with_one_seed_has_no_union() -> None:
     declared = seeds(2)
     assert [[sae.seed for sae in group] for group in seed_groups(declared)] == [["s0d0", "s1d0"]]
-    empty = coverage_frame([], lambda *_: np.empty(0), 0.7)
+    empty = coverage_frame([], lambda *_: np.empty(0), 0.7, lambda rows: 0.0)
     assert empty.empty
     assert empty.dtypes["share"] == np.float64
 

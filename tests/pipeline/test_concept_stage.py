@@ -24,8 +24,8 @@ SECTION = {
     "directions": {
         "recipes_from_stories": {"positive_set": "recipes", "negative_set": "stories"},
         "asking": {
-            "positive": ["please write again", "please visit soon"],
-            "negative": ["the dog ran home", "rain fell on trees"],
+            "positive": [f"please {what}" for what in ("write again", "visit soon", "write soon", "visit again", "write", "visit")],
+            "negative": ["the dog ran home", "rain fell on trees", "the dog ran", "rain fell", "the rain fell", "the dog ran again"],
             "position": "mean",
         },
     },
@@ -107,8 +107,8 @@ def test_directions_are_written_with_more_and_more_latents(warehouse: duckdb.Duc
     assert len(rows) == 8 * 2 * 2
     for *_, cosines, latents in rows:
         assert latents == [1, 2, 4, 8, 16]
-        assert cosines == sorted(cosines)
-        assert 0 <= cosines[0] <= cosines[-1] <= 1
+        assert all(0 <= cosine <= 1 for cosine in cosines)
+        assert cosines[0] < cosines[-1]
     held_against = warehouse.execute("SELECT DISTINCT sae_id[:4], against[:4] FROM direction_fits ORDER BY ALL").fetchall()
     assert held_against == [("LESS", "MORE"), ("MORE", None)]
 

@@ -31,6 +31,26 @@ def test_the_seconds_are_those_of_the_steps_that_budgets_with_a_trunk_take(small
     assert trunk / separate == pytest.approx((3 - 0.9) / 3, rel=1e-3)
 
 
+def test_a_cell_that_is_at_one_of_several_layers_is_told_before_it_is_matched_across_them(small_study: SmallStudy, tmp_path: Path) -> None:
+    """At expansion factor 2, the first, one layer is trained; at 4 both are."""
+
+    def notes(matching: dict[str, Any] | None) -> list[str]:
+        def edit(data: dict[str, Any]) -> None:
+            arm = {"architecture": "topk", "k": 4}
+            data["saes"]["arms"] = [arm | {"only": {"layers": [1]}}, arm | {"only": {"layers": [0], "expansions": [4]}}]
+            if matching is not None:
+                data["matching"] = matching
+
+        found = estimate(StudyContext.open(load_study(small_study.write(edit)), Home(tmp_path / "home")))["notes"]
+        return [note for note in found if "across layers" in note]
+
+    assert notes(None) == notes({"layers": {"expansion": 4}}) == []
+    assert notes({}) == [
+        "nothing is matched across layers: the SAEs of MORE at expansion factor 2, which matching.layers names, are at layer 1 alone, those of the study "
+        "at 0, 1; let matching.layers name one that is at several: MORE at 4, LESS at 4"
+    ]
+
+
 def test_a_budget_that_reaches_into_what_is_held_back_is_told(small_study: SmallStudy, tmp_path: Path) -> None:
     """An eighth of a small mix sets and measures sparsity: of 8,000 tokens 1,000."""
 

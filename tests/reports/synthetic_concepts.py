@@ -32,11 +32,12 @@ def tables() -> dict[str, pd.DataFrame]:
         "concept_features": pd.concat([_features(layer, name, frequent=6 if mix == "PRE" else 4) for layer, mix, _, name in named], ignore_index=True),
         "concept_fits": pd.DataFrame(
             [
-                (layer, name, "token", 8, 6, 2.5, 1.25, np.inf, 120.0, 60.0, 250.0) if mix == "PRE" else
-                (layer, name, "token", 8, 4, 0.5, -0.25, 1.25, 2e7, np.nan, np.nan)
+                (layer, name, "token", 8, 6, 2.5, 1.25, np.inf, 120.0, 60.0, 250.0, 7, 1.5, 0.75, 3.0) if mix == "PRE" else
+                (layer, name, "token", 8, 4, 0.5, -0.25, 1.25, 2e7, np.nan, np.nan, 8, np.nan, np.nan, np.nan)
                 for layer, mix, _, name in named
             ],
-            columns=["layer", "sae_id", "kind", "concepts", "with_feature", "slope", "low", "high", "frequency_half", "half_low", "half_high"],
+            columns=["layer", "sae_id", "kind", "concepts", "with_feature", "slope", "low", "high", "frequency_half", "half_low", "half_high",
+                     "youden_with_feature", "youden_slope", "youden_low", "youden_high"],
         ),
         "tail_recall": pd.DataFrame(
             [
@@ -48,8 +49,10 @@ def tables() -> dict[str, pd.DataFrame]:
         ).astype({"rank_low": "Int64", "rank_high": "Int64"}),
         "directions": pd.DataFrame(
             [
-                {"layer": layer, "site": "resid_post", "direction": name, "source": "prompts", "positive": 9, "negative": 9, "norm": norm, "mean_norm": 4.0}
-                for layer in LAYERS for name, norm in (("refusal", 2.0), ("nothing", np.nan))
+                {"layer": layer, "site": "resid_post", "direction": name, "source": "prompts", "positive": 9, "negative": 9, "norm": norm, "mean_norm": 4.0,
+                 "reliability": reliability}
+                for layer, refusal in zip(LAYERS, (0.95, 0.62), strict=True)
+                for name, norm, reliability in (("refusal", 2.0, refusal), ("nothing", np.nan, np.nan))
             ]
         ),
         "direction_fits": pd.concat([_fits(layer, mix, e) for layer, mix, e, _ in named], ignore_index=True),
@@ -76,7 +79,7 @@ def _features(layer: int, name: str, frequent: int) -> pd.DataFrame:
     )  # fmt: skip
     types = {"token": "Int64", "rank": "Int64", "latent": "Int64", "has_feature": "boolean"}
     rows = pd.concat([token.astype(types), word.astype(types)], ignore_index=True)
-    return rows.assign(layer=layer, sae_id=name, occurrences=40, judged_occurrences=20, precision=rows["f1"], recall=rows["f1"])
+    return rows.assign(layer=layer, sae_id=name, occurrences=40, judged_occurrences=20, precision=rows["f1"], recall=rows["f1"], youden=rows["f1"])
 
 
 def _fits(layer: int, mix: str, expansion: float) -> pd.DataFrame:

@@ -90,14 +90,16 @@ def matching(saes: pd.DataFrame) -> dict[str, pd.DataFrame]:
         ),
         "coverage": pd.DataFrame(
             [
-                {"setting": f"{mix} ×4 topk-k16", "layer": at, "site": "resid_post", "seeds": n, "share": 0.5 + 0.1 * n, "low": 0.45 + 0.1 * n, "high": 0.55 + 0.1 * n}
+                {"setting": f"{mix} ×4 topk-k16", "layer": at, "site": "resid_post", "seeds": n, "share": 0.5 + 0.1 * n, "low": 0.45 + 0.1 * n, "high": 0.55 + 0.1 * n,
+                 "chance_share": n * CHANCE}
                 for mix in ("PRE", "INS") for at in (1, 3) for n in (1, 2, 3)
             ]
         ),
         "layer_matches": pd.DataFrame(
             [
                 {"sae_id": f"PRE.L{a:02d}", "other_sae_id": f"PRE.L{b:02d}", "layer": a, "other_layer": b, "site": "resid_post", "setting": "PRE ×4 topk-k16",
-                 "match_ratio": 0.8 ** abs(a - b), "mmcs": 0.5, "chance_match_ratio": CHANCE}
+                 "match_ratio": 0.9 ** abs(a - b), "mmcs": 0.5, "chance_match_ratio": CHANCE,
+                 "alive_match_ratio": 0.8 ** abs(a - b), "alive_mmcs": 0.4, "alive_chance_match_ratio": CHANCE / 2}
                 for a in (1, 2, 3) for b in (1, 2, 3) if a != b
             ]
         ),
@@ -109,14 +111,15 @@ def matching(saes: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def effects() -> pd.DataFrame:
-    """What pairs have in common by factor, with intervals."""
+    """What pairs have in common by factor, with intervals; the differences to the mix, the first by rank, are those of the means."""
     rows = [
         {"layer": layer, "site": "resid_post", "measure": measure, "side": "decoder", "population": "alive", "factor": factor, "pairs": 12, "estimate": value, "low": value - 0.05,
-         "high": value + 0.05, "chance": CHANCE, "rank": rank}
+         "high": value + 0.05, "chance": CHANCE, "against": "mix", "difference": value - FACTORS["mix"],
+         **({"difference_low": None, "difference_high": None} if factor == "mix" else {"difference_low": value - 0.35, "difference_high": value - 0.25}), "rank": rank}
         for layer in (1, 3) for measure in ("match_ratio", "shared_feature_ratio")
         for rank, (factor, value) in enumerate(sorted(FACTORS.items(), key=lambda item: item[1]), 1)
     ]  # fmt: skip
-    return pd.DataFrame(rows).astype({"layer": "Int64"})
+    return pd.DataFrame(rows).astype({"layer": "Int64", "rank": "Int64", "difference_low": float, "difference_high": float})
 
 
 def features(saes: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,22 @@ def test_what_was_looked_for_and_where_is_said_first(section: Section) -> None:
     assert section.sentences[0] == (
         "8 tokens and 1 list of words were looked for in 32,000 tokens of 90 documents (prose, chat), with the first arm of every mix and expansion factor."
     )
-    assert section.sentences[-1] == "Not applicable, for lack of two different prompts on either side: nothing."
+    assert section.sentences[2] == "Not applicable, for lack of 6 prompts on either side that differ from the other's: nothing."
+
+
+def test_directions_that_are_hardly_told_from_noise_are_named(section: Section) -> None:
+    assert section.sentences[3].startswith("The cosine of the sample's direction with the true one is below 0.8 for refusal at layer 3 (0.62): ")
+
+
+def test_a_direction_without_a_figure_has_none_in_the_table_and_no_curve() -> None:
+    frames = made_up.tables()
+    empty = {
+        "direction_fits": dict.fromkeys(("cosine", "cosine_low", "cosine_high", "difference", "difference_low", "difference_high"), float("nan")),
+        "direction_latents": dict.fromkeys(("max_decoder_cosine", "low", "high"), float("nan")),
+    }
+    section = concepts_section(frames | {name: frames[name].assign(**values) for name, values in empty.items()}, made_up.saes(), 0.95)
+    assert "concepts-directions" not in {plot.name for plot in section.plots}
+    assert [cell.text for cell in section.tables[2].rows[0]][4:] == ["—"] * 6
 
 
 def test_figures_show_the_widest_saes_and_say_what_they_show(section: Section) -> None:
@@ -41,13 +56,13 @@ def test_tokens_are_binned_by_halves_of_powers_of_ten_and_those_a_mix_does_not_h
 
 def test_fits_are_told_with_intervals_and_no_frequency_where_any_will_do(section: Section) -> None:
     rows = {row[1].text: [cell.text for cell in row] for row in section.tables[0].rows if row[0].text == "layer 1"}
-    assert rows["PRE"][5:] == ["75 %", "2.500 [1.250, ∞]", "120 [60, 250]"]
-    assert rows["INS"][5:] == ["50 %", "0.50 [−0.25, 1.25]", "—"]
+    assert rows["PRE"][5:] == ["75 %", "2.500 [1.250, ∞]", "120 [60, 250]", "1.50 [0.75, 3.00]"]
+    assert rows["INS"][5:] == ["50 %", "0.50 [−0.25, 1.25]", "—", "—"]
 
 
 def test_words_without_a_latent_have_none(section: Section) -> None:
     row = [cell.text for cell in section.tables[1].rows[0]]
-    assert [row[0], *row[4:]] == ["chemistry", "12.5", "40", "—", "0.00", "0.00", "0.00", "no"]
+    assert [row[0], *row[4:]] == ["chemistry", "12.5", "40", "—", "0.00", "0.00", "0.00", "0.00", "no"]
 
 
 def test_directions_are_told_with_the_latents_they_take_and_the_difference_between_mixes(section: Section) -> None:

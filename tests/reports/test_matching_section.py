@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic_matching as made_up
@@ -48,8 +49,33 @@ def test_every_part_is_there_and_every_figure_is_drawn_without_a_complaint() -> 
 
 def test_the_factor_that_leaves_least_in_common_is_named_with_its_interval() -> None:
     said = part("factors").plots[0].title
-    assert said.startswith("At layer 1, SAEs that differ in the training mix share least (30.0 % [25.0, 35.0] of their latents)")
-    assert said.endswith("those that differ in the seed most (75.0 % [70.0, 80.0])")
+    assert said.startswith("At layer 1 and equal settings, SAEs that differ in the training mix share least (30.0 % [25.0, 35.0] of their latents)")
+    assert said.endswith("those that differ in the seed most (+45.0 points [40.0, 50.0] against those that differ in the training mix)")
+
+
+def test_the_order_of_the_factors_is_that_at_equal_settings_and_not_that_of_the_means() -> None:
+    effects = made_up.effects()
+    seeds = effects["factor"] == "seed"
+    moved = effects.assign(difference=effects["difference"].mask(seeds, -0.1), difference_low=np.nan)
+    said = part("factors", factor_effects=moved).plots[0].title
+    assert said.startswith("At layer 1 and equal settings, SAEs that differ in the seed share least (−10.0 points against those")
+    alone = part("factors", factor_effects=effects.assign(difference=effects["difference"].mask(seeds)))
+    assert "those that differ in the expansion factor most (+30.0 points" in alone.plots[0].title
+    assert alone.sentences[1].startswith("Not ranked: seed, because")
+
+
+def test_every_table_of_shares_prints_what_chance_gives() -> None:
+    every = words(part("factors").tables[-1])[0]
+    assert [every[f"by chance: {way} (%)"] for way in ("A in B", "B in A", "one to one")] == ["0.1", "0.1", "0.1"]
+    assert [row["by chance (%)"] for row in words(part("coverage").tables[0])[:3]] == ["0.1", "0.2", "0.3"]
+
+
+def test_layers_are_compared_on_latents_alive() -> None:
+    """80 % alive and 90 % of all latents are found one layer on."""
+    layers = part("layers")
+    assert layers.sentences[0].startswith("At the smallest distance between layers (1), 80.0 % of the latents alive are found")
+    first = words(layers.tables[0])[0]
+    assert (first["found (%)"], first["by chance (%)"], first["MMCS"]) == ("80.0", "0.1", "0.400")
 
 
 def test_containment_stands_both_ways_with_its_chance_and_the_one_to_one_share() -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from sae_pipeline.analysis.bootstrap import Array, percentile_interval
+from sae_pipeline.analysis.bootstrap import percentile_interval
 from sae_pipeline.analysis.claims.registry import claim
 from sae_pipeline.analysis.contrasts import averaged, scaled
-from sae_pipeline.analysis.significance import Spread
 from sae_pipeline.analysis.tables import evaluation_sets
-from sae_pipeline.analysis.variance import CHOICES, MIX, decompose
+from sae_pipeline.analysis.variance import CHOICES, MIX, Shares, decompose
 from sae_pipeline.analysis.verdicts import ALL_LAYERS, Finding, InDomainPair, Test, listed, verdict_of
 
 
@@ -128,25 +125,26 @@ def composition_matters_most(test: Test) -> Iterator[Finding]:
                 )
                 yield test.not_testable(sentence, f"needs {lacking} with a value on every evaluation set, found none")
             continue
-        largest = max(others, key=lambda name: float(others[name][0]))
-        lead = found.composition - np.max(np.stack(list(others.values())), axis=0)
-        yield _lead(
-            test,
-            sentence,
-            scope,
-            where,
-            lead,
-            f"share of the mix {found.composition[0]:.3f} (on every set alike, and by set) minus of {largest} {others[largest][0]:.3f}",
-        )
+        if not found.corrected:
+            if scope == ALL_LAYERS:
+                yield test.not_testable(sentence, "needs two seeds of some setting, by whose noise the shares are corrected, found one seed in each")
+            continue
+        parts = [(name, _lead(test, sentence, scope, where, found, name)) for name in others]
+        yield test.all_of(sentence, scope, parts)
 
 
-def _lead(test: Test, sentence: str, scope: str, where: dict[str, Any], lead: Array, wording: str) -> Finding:
-    """The row of a lead of one share over another, (1 + samples,)."""
-    evidence, value = test.evidence, float(lead[0])
-    low, high = percentile_interval(lead[1:], evidence.confidence)
+def _lead(test: Test, sentence: str, scope: str, where: dict[str, Any], found: Shares, rival: str) -> Finding:
+    """The row of the lead of the mix's share over that of another choice."""
+    evidence, other = test.evidence, found.by_factor[rival]
+    lead = found.composition - other
+    value, (low, high) = float(lead[0]), percentile_interval(lead[1:], evidence.confidence)
+    # The draws hold the doubt about the variances too, so their tails are counted and no distribution continues them.
+    p = min(2 * (1 + int((lead[1:] * (1 if value > 0 else -1) <= 0).sum())) / len(lead), 1.0)
+    if low == high:
+        low = high = p = float("nan")
     used = evidence.design[evidence.design["layer"] == where["layer"]] if where else evidence.design
     sets = evaluation_sets(evidence.tables)
-    p = Spread(value, low, high, evidence.confidence).p_value
+    wording = f"share of the mix {found.composition[0]:.3f} (on every set alike, and by set) minus of {rival} {other[0]:.3f}, the noise between seeds taken off"
     caution = evidence.resamples.caution([(sae_id, name) for sae_id in used["sae_id"] for name in sets])
     return Finding(
         id=test.id, claim=sentence, scope=scope, estimate=value, low=low, high=high, p_value=p, p_adjusted=p, verdict=verdict_of(low, high, []),

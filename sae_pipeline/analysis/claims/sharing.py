@@ -6,13 +6,14 @@ that of the SAEs (:mod:`sae_pipeline.analysis.pairwise`): pairs that share an SA
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 
 import numpy as np
 import pandas as pd
 
 from sae_pipeline.analysis.claims.registry import claim
-from sae_pipeline.analysis.factor_effects import unordered
+from sae_pipeline.analysis.factor_effects import at_equal_settings, difference, settings, unordered
 from sae_pipeline.analysis.pairwise import PairEstimate, pair_estimate, pair_mean
 from sae_pipeline.analysis.tables import DESIGN, regime
 from sae_pipeline.analysis.verdicts import ALL_LAYERS, Finding, Test, listed, verdict_of
@@ -21,26 +22,39 @@ IDS = ["sae_id", "other_sae_id"]
 NO_MATCHING = "needs the features of SAEs to be matched; add `matching: {}` to the study file"
 ONE_KIND = "needs pairs of SAEs that differ in nothing but {}, found none"
 
+OnPairs = Callable[[Test, str, pd.DataFrame], Iterator[Finding]]
+
+
+def drawn_from(table: str, sentence: str) -> Callable[[OnPairs], Callable[[Test], Iterator[Finding]]]:
+    """A claim on one matching table, by name, in a sentence; the function gets both, and is not asked where nothing was matched."""
+
+    def drawn(on_pairs: OnPairs) -> Callable[[Test], Iterator[Finding]]:
+        @wraps(on_pairs)
+        def test_it(test: Test) -> Iterator[Finding]:
+            pairs = _table(test, table)
+            if pairs is None:
+                yield test.not_testable(sentence, NO_MATCHING)
+            else:
+                yield from on_pairs(test, sentence, pairs)
+
+        return test_it
+
+    return drawn
+
 
 @claim("S2-6")
-def dataset_over_seed(test: Test) -> Iterator[Finding]:
+@drawn_from("one_to_one", "Two SAEs of different seeds share more features than two of different training mixes.")
+def dataset_over_seed(test: Test, sentence: str, pairs: pd.DataFrame) -> Iterator[Finding]:
     """Another data set changes more features than another seed."""
-    sentence = "Two SAEs of different seeds share more features than two of different training mixes."
-    pairs = _table(test, "one_to_one")
-    if pairs is None:
-        yield test.not_testable(sentence, NO_MATCHING)
-        return
-    pairs = pairs[pairs["factor"].isin(["mix", "seed"])].dropna(subset=["shared_feature_ratio"])
-    pairs = pairs.assign(block=_blocks(test, pairs, ("mix", "replicate")))
-    pairs = pairs[pairs.groupby("block")["factor"].transform("nunique") == 2]
+    of = settings(test.evidence.design)
+    pairs = at_equal_settings(pairs.dropna(subset=["shared_feature_ratio"]), "seed", "mix", of)
     if pairs.empty:
         yield test.not_testable(
             sentence, "needs, at one setting, pairs that differ in the seed alone and pairs that differ in the mix alone, found none"
         )
         return
     for scope, here in _scopes(test, pairs):
-        terms = _dummies(here["block"]).assign(seed=(here["factor"] == "seed").astype(float))
-        figure = pair_estimate(here["shared_feature_ratio"].tolist(), terms, _last(terms), here[IDS], test.evidence.confidence)
+        figure = difference(here, "shared_feature_ratio", "seed", of, test.evidence.confidence)
         counts = here["factor"].value_counts()
         yield _row(
             test, sentence, scope, here, figure,
@@ -49,12 +63,11 @@ def dataset_over_seed(test: Test) -> Iterator[Finding]:
 
 
 @claim("S3-30")
-def decoder_over_encoder(test: Test) -> Iterator[Finding]:
+@drawn_from("matches", "Features match more by their decoder directions, neurons more by their encoder weights.")
+def decoder_over_encoder(test: Test, sentence: str, matches: pd.DataFrame) -> Iterator[Finding]:
     """Features match more in the decoder, neurons more in the encoder."""
-    sentence = "Features match more by their decoder directions, neurons more by their encoder weights."
-    matches = _table(test, "matches")
-    if matches is None or matches.empty:
-        yield test.not_testable(sentence, NO_MATCHING if matches is None else "found no pair of SAEs that differ in one factor alone")
+    if matches.empty:
+        yield test.not_testable(sentence, "found no pair of SAEs that differ in one factor alone")
         return
     both = unordered(matches).pivot(index=["layer", "factor", "unit", *IDS], columns="side", values="match_ratio").dropna().reset_index()
     heads, details = [], []
@@ -67,36 +80,37 @@ def decoder_over_encoder(test: Test) -> Iterator[Finding]:
             )
             details.append(row)
             heads += [(f"{unit}s", row)] if scope == ALL_LAYERS else []
-    if not heads:
-        yield test.not_testable(sentence, "needs pairs matched by their encoders as well as by their decoders, found none")
-        return
-    yield test.all_of(sentence, ALL_LAYERS, heads)
+    if len(heads) < 2:
+        lacking = listed([unit for unit in ("features", "neurons") if unit not in dict(heads)])
+        yield test.not_testable(
+            sentence,
+            f"needs features and neurons matched by their encoders as well as by their decoders, found no such {lacking}; neurons are matched at equal widths",
+        )
+    else:
+        yield test.all_of(sentence, ALL_LAYERS, heads)
     yield from details
 
 
 @claim("S3-38")
-def depth_and_sharing(test: Test) -> Iterator[Finding]:
+@drawn_from("layer_matches", "Neighbouring layers share more features than distant ones, and the deeper two neighbours lie the more they share.")
+def depth_and_sharing(test: Test, sentence: str, pairs: pd.DataFrame) -> Iterator[Finding]:
     """Neighbouring layers share more, and later layers more than early ones."""
-    sentence = "Neighbouring layers share more features than distant ones, and the deeper two neighbours lie the more they share."
-    pairs = _table(test, "layer_matches")
-    if pairs is None:
-        yield test.not_testable(sentence, NO_MATCHING)
-        return
+    pairs = pairs.dropna(subset=["alive_match_ratio"])
     layers = sorted({*pairs["layer"], *pairs["other_layer"]})
     if len(layers) < 3:
         yield test.not_testable(sentence, f"needs SAEs at three or more layers, found {listed(layers)}")
         return
     place = {layer: number for number, layer in enumerate(layers)}
     apart = pairs[pairs["layer"] < pairs["other_layer"]].assign(from_place=lambda rows: rows["layer"].map(place))
-    reverse = pairs.rename(columns={"sae_id": "other_sae_id", "other_sae_id": "sae_id", "match_ratio": "reverse"})[[*IDS, "reverse"]]
+    reverse = pairs.rename(columns={"sae_id": "other_sae_id", "other_sae_id": "sae_id", "alive_match_ratio": "reverse"})[[*IDS, "reverse"]]
     apart = apart.merge(reverse, on=IDS, how="left")
-    apart["ratio"] = apart[["match_ratio", "reverse"]].mean(axis=1)
+    apart["ratio"] = apart[["alive_match_ratio", "reverse"]].mean(axis=1)
     apart["near"] = (apart["other_layer"].map(place) - apart["from_place"] == 1).astype(float)
     near = apart[apart["near"] == 1]
     parts = []
     for name, here, term, said in (
-        ("near against distant", apart, "near", "match ratio of neighbouring layers minus of layers further apart"),
-        ("deep against early", near, "from_place", "rise of the match ratio of two neighbouring layers per layer of depth"),
+        ("near against distant", apart, "near", "match ratio (alive latents) of neighbouring layers minus of layers further apart"),
+        ("deep against early", near, "from_place", "rise of the match ratio (alive latents) of two neighbouring layers per layer of depth"),
     ):
         terms = _dummies(here["setting"]).assign(term=here[term].astype(float))
         figure = pair_estimate(here["ratio"].tolist(), terms, _last(terms), here[IDS], test.evidence.confidence)
@@ -106,54 +120,51 @@ def depth_and_sharing(test: Test) -> Iterator[Finding]:
 
 
 @claim("S3-39")
-def dataset_changes_most(test: Test) -> Iterator[Finding]:
+@drawn_from("matches", "Another training mix leaves fewer features in common than any other single change.")
+def dataset_changes_most(test: Test, sentence: str, matches: pd.DataFrame) -> Iterator[Finding]:
     """Of all factors, the data set changes the features most."""
-    sentence = "Another training mix leaves fewer features in common than any other single change."
-    matches = _table(test, "matches")
-    if matches is None:
-        yield test.not_testable(sentence, NO_MATCHING)
-        return
     pairs = unordered(matches.query("unit == 'feature' and side == 'decoder'"))
     factors = [name for name in dict.fromkeys(pairs["factor"]) if name != "mix"]
     if "mix" not in set(pairs["factor"]) or not factors:
         yield test.not_testable(sentence, ONE_KIND.format("the training mix" if factors or pairs.empty else "another factor"))
         return
-    parts = []
+    parts, of = [], settings(test.evidence.design)
     for factor in factors:
-        here = pairs[pairs["factor"].isin(["mix", factor])]
-        here = here[here.groupby("layer")["factor"].transform("nunique") == 2]
+        here = at_equal_settings(pairs, factor, "mix", of)
         if here.empty:
             continue
-        terms = _dummies(here["layer"]).assign(other=(here["factor"] == factor).astype(float))
-        figure = pair_estimate(here["match_ratio"].tolist(), terms, _last(terms), here[IDS], test.evidence.confidence)
-        wording = f"match ratio ({_population(here)}, decoder, both directions averaged) of pairs that differ in {factor} minus of pairs that differ in the mix"
+        figure = difference(here, "match_ratio", factor, of, test.evidence.confidence)
+        wording = (
+            f"match ratio ({_population(here)}, decoder, both directions averaged) of {(here['factor'] == factor).sum()} pairs that differ in {factor} "
+            f"minus of {(here['factor'] == 'mix').sum()} that differ in the mix, at equal settings"
+        )
         parts.append((factor, _row(test, sentence, f"{ALL_LAYERS}, {factor} against mix", here, figure, wording)))
-    if not parts:
-        yield test.not_testable(sentence, "no layer has pairs that differ in the mix and pairs that differ in something else")
-        return
-    yield test.all_of(sentence, ALL_LAYERS, parts)
+    if lacking := [factor for factor in factors if factor not in dict(parts)]:
+        yield test.not_testable(
+            sentence,
+            f"needs, for every factor matched, pairs that differ in the mix alone within the settings of both of its SAEs, found none for {listed(lacking)}",
+        )
+    else:
+        yield test.all_of(sentence, ALL_LAYERS, parts)
     yield from (row for _, row in parts)
 
 
 @claim("S3-40")
-def width_and_sharing(test: Test) -> Iterator[Finding]:
+@drawn_from(
+    "matches",
+    "The wider two dictionaries of different seeds, the smaller the share they have in common; and a narrow one is contained in a wide one.",
+)
+def width_and_sharing(test: Test, sentence: str, matches: pd.DataFrame) -> Iterator[Finding]:
     """Wide dictionaries of two seeds share a smaller part of themselves, and contain the narrow ones."""
-    sentence = (
-        "The wider two dictionaries of different seeds, the smaller the share they have in common; and a narrow one is contained in a wide one."
-    )
-    matches = _table(test, "matches")
-    if matches is None:
-        yield test.not_testable(sentence, NO_MATCHING)
-        return
     features = matches.query("unit == 'feature' and side == 'decoder'")
     seeds = unordered(features[features["factor"] == "seed"])
-    seeds = seeds.assign(
-        doublings=np.log2(seeds["sae_id"].map(test.evidence.design["d_sae"]).astype(float)), block=_blocks(test, seeds, ("expansion", "replicate"))
-    )
+    width = test.evidence.design["d_sae"].astype(float)
+    seeds = seeds.assign(doublings=np.log2(seeds["sae_id"].map(width)), block=_blocks(test, seeds, ("expansion", "replicate")))
     seeds = seeds[seeds.groupby("block")["doublings"].transform("nunique") > 1]
     widths = features[features["factor"] == "expansion"]
     back = widths.rename(columns={"sae_id": "other_sae_id", "other_sae_id": "sae_id", "match_ratio": "back"})[[*IDS, "back"]]
-    contained = widths[widths["n"] < widths["n_other"]].merge(back, on=IDS)
+    # By the widths they were built with: of a wide dictionary few latents may be alive.
+    contained = widths[widths["sae_id"].map(width) < widths["other_sae_id"].map(width)].merge(back, on=IDS)
     expansions = test.evidence.design["expansion"]
     contained = contained[
         [regime(expansions[a]) == regime(expansions[b]) for a, b in zip(contained["sae_id"], contained["other_sae_id"], strict=True)]

@@ -10,7 +10,9 @@ import pandas as pd
 
 from sae_pipeline.matching.pairs import DeclaredSae, differences
 
-COLUMNS: dict[str, Any] = {"setting": "string", "seeds": "int64", "saes": "int64"} | dict.fromkeys(("share", "low", "high"), "float64")
+COLUMNS: dict[str, Any] = {"setting": "string", "seeds": "int64", "saes": "int64"} | dict.fromkeys(
+    ("share", "low", "high", "chance_share"), "float64"
+)
 
 
 def seed_groups(saes: Sequence[DeclaredSae]) -> list[list[DeclaredSae]]:
@@ -40,26 +42,32 @@ def union_share(found_in: np.ndarray, others: int, n: int) -> float:
     return float(1 - (comb(others - found_in, n) / comb(others, n)).mean()) if len(found_in) else float("nan")
 
 
-def coverage_frame(groups: Sequence[Sequence[DeclaredSae]], nearest: Callable[[str, str], np.ndarray], threshold: float) -> pd.DataFrame:
+def coverage_frame(
+    groups: Sequence[Sequence[DeclaredSae]], nearest: Callable[[str, str], np.ndarray], threshold: float, chance: Callable[[int], float]
+) -> pd.DataFrame:
     """A row per setting and number of other seeds.
 
     Args:
         groups: as :func:`seed_groups` finds them.
         nearest: (SAE, other SAE) -> (n_alive,) highest decoder cosine of each alive latent with the other's.
         threshold: a latent is found where its cosine is above it.
+        chance: rows -> expected share of random directions that are found among as many random others.
 
     Returns:
         ``share`` is the mean over the SAEs of the setting and over all choices of ``seeds`` others; ``low`` and ``high`` are
-        the lowest and the highest SAE's.
+        the lowest and the highest SAE's. ``chance_share`` is what as many random directions as the others have alive latents
+        hold together, at the mean number over the choices.
     """
     rows: list[dict[str, Any]] = []
     for group in groups:
         others = len(group) - 1
         found_in = [_found_in(sae, group, nearest, threshold) for sae in group]
+        of_others = [np.mean([len(nearest(other.sae_id, sae.sae_id)) for other in group if other is not sae]) for sae in group]
         for n in range(1, others + 1):
             shares = [union_share(counts, others, n) for counts in found_in]
             setting = {"setting": group[0].setting_of_seeds, "seeds": n, "saes": len(group)}
-            rows.append(setting | {"share": float(np.mean(shares)), "low": min(shares), "high": max(shares)})
+            floor = float(np.mean([chance(round(n * alive)) for alive in of_others]))
+            rows.append(setting | {"share": float(np.mean(shares)), "low": min(shares), "high": max(shares), "chance_share": floor})
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 

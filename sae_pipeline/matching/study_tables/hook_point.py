@@ -22,6 +22,7 @@ from sae_pipeline.matching.pairs import Choice, Pair
 from sae_pipeline.matching.study_tables.coverage import coverage_frame, seed_groups
 from sae_pipeline.matching.study_tables.orphans import BestCosines, orphan_frames
 from sae_pipeline.matching.study_tables.shelf import MatchableSae, Shelf
+from sae_pipeline.matching.weights.chance import chance_match_ratio
 from sae_pipeline.matching.weights.cosine import EDGES, nearest
 from sae_pipeline.matching.weights.ratios import match_ratio
 from sae_pipeline.progress import track
@@ -138,7 +139,8 @@ def match_hook_point(
         rows.rows["match_pairs"].append({"factor": factor, "possible": possible, "matched": taken, "left_out": possible - taken})
     frames = rows.frames()
     frames["orphans"], frames["orphan_features"] = orphan_frames(rows.best, {name: sae.latents for name, sae in saes.items()}, threshold)
-    frames["coverage"] = coverage_frame(seed_groups([sae.declared for sae in saes.values()]), _nearest_alive(shelf), threshold)
+    groups = seed_groups([sae.declared for sae in saes.values()])
+    frames["coverage"] = coverage_frame(groups, _nearest_alive(shelf), threshold, lambda rows: chance_match_ratio(rows, shelf.d_model, threshold))
     for name in MEASURED:
         frames[name].to_parquet(folder / f"{name}.parquet", index=False)
     left_out = int(frames["match_pairs"]["left_out"].sum())

@@ -17,7 +17,7 @@ from sae_pipeline.matching.weights.ratios import Matched, matched
 COLUMNS: dict[str, Any] = (
     dict.fromkeys(("sae_id", "other_sae_id"), "string")
     | {"layer": "int64", "other_layer": "int64", "site": "string", "setting": "string", "n": "int64", "n_other": "int64", "threshold": "float64"}
-    | dict.fromkeys(("match_ratio", "mmcs", "chance_match_ratio", "alive_match_ratio", "alive_mmcs"), "float64")
+    | dict.fromkeys(("match_ratio", "mmcs", "chance_match_ratio", "alive_match_ratio", "alive_mmcs", "alive_chance_match_ratio"), "float64")
 )
 
 
@@ -66,6 +66,7 @@ def _row(here: DeclaredSae, there: DeclaredSae, threshold: float, figures: Match
         "threshold": threshold,
         "alive_match_ratio": alive.match_ratio if alive else None,
         "alive_mmcs": alive.mmcs if alive else None,
+        "alive_chance_match_ratio": alive.chance_match_ratio if alive else None,
     } | {name: getattr(figures, name) for name in ("n", "n_other", "match_ratio", "mmcs", "chance_match_ratio")}
 
 

@@ -53,6 +53,11 @@ class Shelf:
         self._codes: dict[str, csr_array] = {}
         self._kept: OrderedDict[str, tuple[InferenceSAE, Prepared]] = OrderedDict()
 
+    @property
+    def d_model(self) -> int:
+        """Of all SAEs, at least one, which are of one hook point."""
+        return self.prepared(next(iter(self._saes))).features.shape[1]
+
     def prepared(self, sae_id: str) -> Prepared:
         """The unit directions, and which latents are alive."""
         return self._taken(sae_id)[1]

@@ -109,9 +109,11 @@ def _factor_table(factor: str, pairs: pd.DataFrame) -> Table:
 
 def pair_table(matching: Mapping[str, pd.DataFrame]) -> Table:
     """Every pair by itself."""
-    columns = ("A", "B", "differ in", "A found in B (%)", "B found in A (%)", "one to one (%)", "mean cosine", "exact")
+    columns = ("A", "B", "differ in", "A found in B (%)", "B found in A (%)", "one to one (%)", "by chance: A in B (%)", "by chance: B in A (%)",
+               "by chance: one to one (%)", "mean cosine", "exact")  # fmt: skip
     rows = tuple(
-        text_row(r.sae_id, r.other_sae_id, factor_name(r.factor), share(r.match_ratio), share(r.match_ratio_back), share(r.shared_feature_ratio), plain(r.mean_cosine),
+        text_row(r.sae_id, r.other_sae_id, factor_name(r.factor), share(r.match_ratio), share(r.match_ratio_back), share(r.shared_feature_ratio),
+                 share(r.chance_match_ratio), share(r.chance_match_ratio_back), share(r.chance_shared_feature_ratio), plain(r.mean_cosine),
                  "yes" if r.exact else f"within {decimal(r.bound, 4)}")
         for r in rows_of(both_ways(matching))
     )  # fmt: skip
@@ -119,16 +121,23 @@ def pair_table(matching: Mapping[str, pd.DataFrame]) -> Table:
 
 
 def effects_table(effects: pd.DataFrame) -> Table:
-    """The factors ranked by what their pairs have in common, layer by layer."""
-    columns = ("layer", "measure", "matching", "latents", "pairs differ in", "pairs", "in common (%)", "interval", "by chance (%)", "rank")
+    """What pairs have in common factor by factor, and the factors ranked at equal settings, layer by layer."""
+    columns = (
+        "layer", "measure", "matching", "latents", "pairs differ in", "pairs", "in common (%)", "interval", "by chance (%)", "held against pairs that differ in",
+        "more at equal settings (points)", "interval of the difference", "rank",
+    )  # fmt: skip
     rows = tuple(
         text_row(
             Cell(layer_name(r.layer), float(r.layer)), MEASURE_WORDS.get(r.measure, r.measure), r.side, r.population, factor_name(r.factor), Cell(str(r.pairs), int(r.pairs)),
-            share(r.estimate), interval(100 * r.low, 100 * r.high, 1), share(r.chance), Cell(str(int(r.rank)), int(r.rank)) if r.rank == r.rank else Cell(NONE),
+            share(r.estimate), interval(100 * r.low, 100 * r.high, 1), share(r.chance), NONE if pd.isna(r.against) or r.against == r.factor else factor_name(r.against),
+            _signed(100 * r.difference), interval(100 * r.difference_low, 100 * r.difference_high, 1), Cell(NONE) if pd.isna(r.rank) else Cell(str(int(r.rank)), int(r.rank)),
         ) for r in rows_of(effects)
     )  # fmt: skip
     return Table(
-        "What pairs have in common, by the factor they differ in; rank 1 leaves least in common", columns, rows, folded=len(rows) > FOLD_ROWS
+        "What pairs have in common, by the factor they differ in; rank 1 leaves least in common at equal settings",
+        columns,
+        rows,
+        folded=len(rows) > FOLD_ROWS,
     )
 
 

@@ -177,9 +177,10 @@ def coverage_part(matching: Frames) -> Section | None:
         said = f"{decimal(100 * means.iloc[0], 1)} % of an SAE's latents are found in {counted(int(means.index[0]), 'other seed')} together"
     caption = "Mean over the choices of SAE and of other seeds, with the range over them; a line per setting."
     rows = tuple(
-        text_row(Cell(layer_name(r.layer), int(r.layer)), r.setting, Cell(str(int(r.seeds)), int(r.seeds)), share(r.share), share(r.low), share(r.high)) for r in rows_of(frame)
+        text_row(Cell(layer_name(r.layer), int(r.layer)), r.setting, Cell(str(int(r.seeds)), int(r.seeds)), share(r.share), share(r.low), share(r.high),
+                 share(r.chance_share)) for r in rows_of(frame)
     )  # fmt: skip
-    columns = ("layer", "setting", "other seeds", "found (%)", "low (%)", "high (%)")
+    columns = ("layer", "setting", "other seeds", "found (%)", "low (%)", "high (%)", "by chance (%)")
     table = Table("Latents found in the union of other seeds' dictionaries", columns, rows, folded=len(rows) > FOLD_ROWS)
     plot = Plot("matching-coverage", said, caption, frame, partial(figures.coverage, frame, said))
     return Section("matching-coverage", "What several seeds find together", (f"{said}.",), plots=(plot,), tables=(table,))
@@ -189,22 +190,23 @@ def coverage_part(matching: Frames) -> Section | None:
 
 
 def layers_part(matching: Frames) -> Section | None:
-    """Which latents stay from layer to layer."""
-    frame = matching["layer_matches"]
+    """Which latents alive stay from layer to layer."""
+    frame = matching["layer_matches"].dropna(subset=["alive_match_ratio"])
+    frame = frame.assign(match_ratio=frame["alive_match_ratio"], chance_match_ratio=frame["alive_chance_match_ratio"], mmcs=frame["alive_mmcs"])
     apart = frame[frame["layer"] != frame["other_layer"]]
     if apart.empty:
         return None
     steps = apart.assign(distance=(apart["layer"] - apart["other_layer"]).abs()).groupby("distance")["match_ratio"].mean().sort_index()
-    said = f"At the smallest distance between layers ({int(steps.index[0])}), {decimal(100 * steps.iloc[0], 1)} % of the latents are found" + (
+    said = f"At the smallest distance between layers ({int(steps.index[0])}), {decimal(100 * steps.iloc[0], 1)} % of the latents alive are found" + (
         f"; at the largest ({int(steps.index[-1])}), {decimal(100 * steps.iloc[-1], 1)} %" if len(steps) > 1 else ""
     )
-    caption = "Share of the latents of the layer on the left, in per cent, that are found in the layer below; one heat map per setting."
+    caption = "Share of the latents alive of the layer on the left, in per cent, that are found in the layer below; one heat map per setting."
     rows = tuple(
         text_row(r.setting, Cell(layer_name(r.layer), int(r.layer)), Cell(layer_name(r.other_layer), int(r.other_layer)), share(r.match_ratio),
                  share(r.chance_match_ratio), plain(r.mmcs)) for r in rows_of(frame)
     )  # fmt: skip
     table = Table(
-        "Latents of one layer found in another",
+        "Latents alive of one layer found in another",
         ("setting", "layer", "other layer", "found (%)", "by chance (%)", "MMCS"),
         rows,
         folded=len(rows) > FOLD_ROWS,

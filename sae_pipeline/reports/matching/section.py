@@ -12,7 +12,7 @@ from sae_pipeline.reports.features.links import ShownLatents
 from sae_pipeline.reports.matching import comparisons, figures
 from sae_pipeline.reports.matching.comparisons import decoder_features, factor_name
 from sae_pipeline.reports.matching.latents import coverage_part, layers_part, map_part, orphans_part, widths_part
-from sae_pipeline.reports.wording import counted, decimal, interval, layer_name, listed
+from sae_pipeline.reports.wording import counted, decimal, interval, layer_name, listed, signed
 
 TITLE = "Matching"
 PLACES = ("encoder", "decoder")
@@ -76,18 +76,23 @@ def _factors(matching: Mapping[str, pd.DataFrame]) -> Section:
     tables = comparisons.factor_tables(matching)
     plots: tuple[Plot, ...] = ()
     sentences: tuple[str, ...] = (
-        "A row is a pair of levels, averaged over the pairs of SAEs that share everything else; containment is given both ways.",
+        "A row of the tables by factor is a pair of levels, averaged over the pairs of SAEs that share everything else; containment is given both ways.",
     )
     if len(effects):
         main = effects[(effects["measure"] == "match_ratio") & (effects["side"] == "decoder")]
-        main = main[main["population"] == comparisons.population(main)].astype({"estimate": float, "low": float, "high": float, "chance": float})
-        main = main.sort_values(["layer", "estimate"], kind="stable")
+        main = main[main["population"] == comparisons.population(main)].astype(
+            dict.fromkeys(("estimate", "low", "high", "chance", "difference", "difference_low", "difference_high"), float)
+        )
+        main = main.sort_values(["layer", "difference"], kind="stable")
         said = _ranking(main)
         pairs = decoder_features(matching["matches"])
         levels = pairs.groupby(["layer", "factor", "level", "other_level"], sort=False)["match_ratio"].mean().reset_index()
-        caption = "Mean share of latents found in the other SAE; whiskers are its interval, dots single pairs of levels, the dashed mark is chance."
+        caption = (
+            "Mean share of latents found in the other SAE; whiskers are its interval, dots single pairs of levels, the dashed mark is chance. "
+            "The pairs of two factors may be of other widths and arms; factors are in the order that they have at equal settings."
+        )
         plots = (Plot("matching", said, caption, main, partial(figures.factor_bars, main, levels, said)),)
-        sentences = (f"{said}.", *sentences)
+        sentences = (f"{said}.", *_unranked(main), *sentences)
         tables = (comparisons.effects_table(effects), *tables)
     return Section(
         "matching-factors", "What decides which latents are shared", sentences, plots=plots, tables=(*tables, comparisons.pair_table(matching))
@@ -95,19 +100,42 @@ def _factors(matching: Mapping[str, pd.DataFrame]) -> Section:
 
 
 def _ranking(effects: pd.DataFrame) -> str:
-    """The factor whose pairs have least in common, and the one whose pairs have most, at the first layer told of."""
-    here = effects[effects["layer"] == effects["layer"].iloc[0]]
-    where = layer_name(here["layer"].iloc[0])
+    """The factor whose pairs have least in common at equal settings, and the one whose pairs have most, at the first layer where several are ranked."""
+    ranked = effects.dropna(subset=["difference"])
+    several = ranked[ranked.groupby("layer")["factor"].transform("nunique") > 1]
+    if several.empty:
+        first = effects.iloc[0]
+        share = _with_interval(f"{decimal(100 * first['estimate'], 1)} %", first["low"], first["high"])
+        return f"At {layer_name(first['layer'])}, SAEs that differ in the {factor_name(first['factor'])} alone share {share} of their latents"
+    here = several[several["layer"] == several["layer"].iloc[0]]
     least, most = here.iloc[0], here.iloc[-1]
+    against = str(least["against"])
 
     def told(row: pd.Series) -> str:
-        return f"{decimal(100 * row['estimate'], 1)} % {interval(100 * row['low'], 100 * row['high'], 1)}"
+        if row["factor"] == against:
+            return _with_interval(f"{decimal(100 * row['estimate'], 1)} %", row["low"], row["high"]) + " of their latents"
+        points = _with_interval(f"{signed(100 * row['difference'], 1)} points", row["difference_low"], row["difference_high"])
+        return f"{points} against those that differ in the {factor_name(against)}"
 
-    if len(here) == 1:
-        return f"At {where}, SAEs that differ in the {factor_name(least['factor'])} alone share {told(least)} of their latents"
     return (
-        f"At {where}, SAEs that differ in the {factor_name(least['factor'])} share least ({told(least)} of their latents), "
+        f"At {layer_name(here['layer'].iloc[0])} and equal settings, SAEs that differ in the {factor_name(least['factor'])} share least ({told(least)}), "
         f"those that differ in the {factor_name(most['factor'])} most ({told(most)})"
+    )
+
+
+def _with_interval(figure: str, low: float, high: float) -> str:
+    """The figure in words with its interval, given as shares, where there is one."""
+    return figure if low != low else f"{figure} {interval(100 * low, 100 * high, 1)}"
+
+
+def _unranked(effects: pd.DataFrame) -> tuple[str, ...]:
+    """The factors that nothing can be held against at equal settings."""
+    factors = effects.groupby("factor", sort=False)["difference"].count()
+    names = [factor_name(str(name)) for name in factors[factors == 0].index]
+    if not names or len(factors) == 1:
+        return ()
+    return (
+        f"Not ranked: {listed(names)}, because at their settings no pairs differ in the mix alone, or in the seed alone where the study matches no mixes.",
     )
 
 
