@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sae_pipeline.analysis.bootstrap import Estimate, Resamples, percentile_interval, resample
@@ -79,7 +80,8 @@ class Evidence:
         for column, value in where.items():
             chosen = chosen[chosen[column] == value]
         valued = self.resamples.values(metric)[0]
-        chosen = chosen[[all((sae_id, name) in valued for name in sets) for sae_id in chosen["sae_id"]] if sets else slice(0)]
+        # An array and not a list: an empty list would choose no columns instead of no rows.
+        chosen = chosen[np.array([bool(sets) and all((sae_id, name) in valued for name in sets) for sae_id in chosen["sae_id"]], dtype=bool)]
         units = chosen.pivot(index=[name for name in DESIGN if name != factor], columns=factor, values="sae_id")
         return units.reindex(columns=list(levels)).dropna().sort_index()
 

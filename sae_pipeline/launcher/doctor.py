@@ -16,6 +16,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from packaging.requirements import Requirement
 
@@ -213,11 +214,16 @@ def _event_log(home: Home) -> Iterator[Diagnosis]:
 
 
 def _is_sound(database: Path) -> bool:
-    try:
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-            return connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
-    except sqlite3.DatabaseError:
-        return False
+    """Whether SQLite finds no damage, in a copy: after a kill the file is sound only once its journal was rolled back, which writes."""
+    with TemporaryDirectory() as folder:
+        for file in database.parent.glob(f"{database.name}*"):
+            with suppress(FileNotFoundError):  # a journal that its writer removed in the meantime
+                shutil.copyfile(file, Path(folder) / file.name)
+        try:
+            with closing(sqlite3.connect(Path(folder) / database.name)) as connection:
+                return connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
+        except sqlite3.DatabaseError:
+            return False
 
 
 def _warehouses(home: Home) -> Iterator[Diagnosis]:

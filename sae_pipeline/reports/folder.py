@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sae_pipeline.errors import BadInput
-from sae_pipeline.store import storage_errors
+from sae_pipeline.errors import BadInput, StorageError
 
 PAGE = "index.html"
 
@@ -19,12 +19,12 @@ def report_folder(folder: Path) -> Iterator[Path]:
     """An empty folder to write a report into, which becomes ``folder`` when all has been written.
 
     Raises:
-        BadInput: ``folder`` holds other files than an earlier report's.
-        StorageError: it cannot be written.
+        BadInput: ``folder`` holds other files than an earlier report's, or cannot be written.
+        StorageError: the disk is full.
     """
     if folder.exists() and not (folder.is_dir() and ((folder / PAGE).exists() or not any(folder.iterdir()))):
         raise BadInput(f"{folder}: expected a new folder or one with an earlier report, found other files; choose another with --to")
-    with storage_errors(folder):
+    try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as made:
             fresh = Path(made) / "report"
@@ -32,3 +32,7 @@ def report_folder(folder: Path) -> Iterator[Path]:
             yield fresh
             shutil.rmtree(folder, ignore_errors=True)
             fresh.rename(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"{folder}: expected room to write, found the disk full; free space or choose another place with --to") from error
+        raise BadInput(f"{folder}: expected a folder that can be written, found: {error.strerror}; choose another with --to") from error

@@ -316,3 +316,13 @@ def test_rows_have_the_documented_columns_and_known_verdicts(full: tuple[StudyTa
     ]
     assert set(findings["verdict"]) <= set(VERDICTS)
     assert not findings.duplicated(["id", "scope"]).any()
+
+
+def test_mixes_that_have_no_saes_at_some_layer_are_left_out_there_and_nothing_fails(full: tuple[StudyTables, Study]) -> None:
+    tables, study = full
+    layers, mixes = sorted(set(tables.saes["layer"])), list(study.mixes)
+    alone = tables.saes.query("layer == @layers[0] or mix == @mixes[0]")
+    found = find(with_saes(tables, alone), study)
+    assert headline(found, "S0-13")["verdict"] != "not_testable"
+    nobody = with_saes(tables, alone.query("layer == @layers[1]"))
+    assert headline(find(nobody, study), "S0-13")["verdict"] == "not_testable"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,21 @@ def test_a_damaged_event_log_is_found(home: Home) -> None:
     code, found = examined()
     assert code == 1
     assert f"{log} is damaged" in unhealthy(found)
+
+
+def test_a_database_whose_writer_was_killed_is_called_sound(home: Home) -> None:
+    log = home.dagster / "history" / "runs" / "of_a_run.db"
+    log.parent.mkdir(parents=True)
+    write = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('CREATE TABLE runs (text)'); c.commit(); c.execute('PRAGMA cache_size = 1'); "
+        "c.executemany('INSERT INTO runs VALUES (?)', [('x' * 900,)] * 400); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", write, str(log)], check=False)
+    assert log.with_name("of_a_run.db-journal").exists()
+    before = log.read_bytes()
+    code, found = examined()
+    assert (code, unhealthy(found)) == (0, [])
+    assert log.read_bytes() == before
 
 
 def test_a_warehouse_that_cannot_be_opened_is_removed_by_repair(home: Home) -> None:
