@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from sae_pipeline.analysis.amounts import compact
 from sae_pipeline.analysis.bootstrap import SingleValues
 from sae_pipeline.analysis.contrasts import Contrast, Evidence, averaged, combined
 from sae_pipeline.analysis.significance import holm
@@ -146,7 +147,7 @@ class Test:
         against = [part for part in parts if part[1].verdict == "contradicted"]
         name, row = min(against, key=lambda part: part[1].p_value) if against else max(parts, key=lambda part: _doubt(part[1]))
         p = min(row.p_value * len(parts), 1.0) if against else row.p_value
-        others = ", ".join(f"{other} {part.estimate:+.4f} [{part.low:+.4f}, {part.high:+.4f}]" for other, part in parts if other != name)
+        others = ", ".join(f"{other} {_estimate(part)}" for other, part in parts if other != name)
         note = f"of {len(parts)} parts, the one that speaks most against the claim: {name}; {row.note}" if len(parts) > 1 else f"{name}; {row.note}"
         return replace(
             row, id=self.id, claim=claim, scope=scope, p_value=p, p_adjusted=p,
@@ -187,6 +188,17 @@ def listed(values: Sequence[Any]) -> str:
     return ", ".join(f"{value:g}" if isinstance(value, (int, float)) else str(value) for value in values) or "none"
 
 
+def told(factor: str, levels: Sequence[float]) -> str:
+    """Levels of a numeric setting as a sentence has them; a budget or sparsity of 0 stands for one that a table does not tell."""
+    known = [level for level in levels if level or factor not in ("tokens", "sparsity")]
+    return ", ".join(level_name(factor, level) for level in known) or "none that is known"
+
+
+def level_name(factor: str, level: float) -> str:
+    """A level of a numeric setting: token budgets as ``4M``."""
+    return compact(level) if factor == "tokens" else f"{level:g}"
+
+
 def verdict_of(low: float, high: float, by_seed: Sequence[float]) -> Verdict:
     """Supported (contradicted) where the interval and every single seed that can be judged lie above (below) zero."""
     if low > 0 and all(value > 0 for value in by_seed):
@@ -215,6 +227,13 @@ def judged_together(rows: Sequence[Finding], level: float) -> list[Finding]:
                 row = replace(row, verdict="inconclusive", note=f"{among}; {row.note}")
             judged[place] = row
     return judged
+
+
+def _estimate(part: Finding) -> str:
+    """Estimate and interval of a part, as far as it has them."""
+    if not isfinite(part.estimate):
+        return "without an estimate"
+    return f"{part.estimate:+.4f}" + (f" [{part.low:+.4f}, {part.high:+.4f}]" if isfinite(part.low) and isfinite(part.high) else "")
 
 
 def _doubt(row: Finding) -> tuple[bool, float]:

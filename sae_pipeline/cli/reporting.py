@@ -52,6 +52,7 @@ def _report_results(path: Path, names: list[str], in_domain: list[str], to: Path
     from sae_pipeline.foreign_tables.report import write
     from sae_pipeline.foreign_tables.results import read_results
     from sae_pipeline.reports.folder import PAGE
+    from sae_pipeline.reports.wording import counted
 
     if to is None:
         raise BadInput("expected --to DIR with --results, found none; name the folder that the report is written to")
@@ -69,7 +70,7 @@ def _report_results(path: Path, names: list[str], in_domain: list[str], to: Path
         f"{table.rows} rows, {len(table.saes)} SAEs; {', '.join(f'{c.name} is {c.id}' for c in table.taken if c.name != c.id) or 'all columns by our names'}"
     )
     for reason, count in table.left_out:
-        print(f"left out: {count} rows, {reason}")
+        print(f"left out: {counted(count, 'row')}, {reason}")
     if table.unused:
         print(f"nothing taken from: {', '.join(table.unused)}")
     for analysis in found:

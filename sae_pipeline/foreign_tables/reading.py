@@ -71,9 +71,10 @@ def typed(path: Path, frame: pd.DataFrame, column: Taken) -> pd.Series:
         odd = numbers.notna() & np.isfinite(numbers) & ((numbers - rounded).abs() > 1e-6 * rounded.abs().clip(lower=1))
         if odd.any():
             where = int(np.flatnonzero(odd)[0])
+            unit = f", or give its unit, for example --map {column.id}={column.name}*1e6 where it is in millions" if column.id == "tokens" else ""
             raise BadInput(
-                f"{path}, row {row_number(path, where)}: column {column.name} ({column.id}): expected a whole number, found {numbers.iloc[where]:g}"
-                f"{_more(int(odd.sum()))}; correct it, or give its unit, for example --map {column.id}={column.name}*1e6"
+                f"{path}, row {row_number(path, where)}: column {column.name} ({column.id}): expected a whole number, found {_as_in_file(numbers.iloc[where], column)}"
+                f"{_more(int(odd.sum()))}; correct it{unit}"
             )
         numbers = rounded
     return numbers
@@ -85,27 +86,39 @@ def check_ranges(path: Path, values: pd.DataFrame, taken: Sequence[Taken]) -> No
     Raises:
         BadInput: as said.
     """
+    columns = {column.id: column for column in taken}
     names = {column.id: column.name for column in taken}
     for name in (name for name in MEASURED if name in names):
         low, high = METRICS[name].range
         finite = values[name].where(np.isfinite(values[name]))
         wrong = (finite < low - 1e-9) | (finite > high + 1e-9)
         if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
+            row, factor = int(np.flatnonzero(wrong)[0]), columns[name].factor
+            unit = METRICS[name].unit.removeprefix("1") if factor == 1 else ""
+            remedy = (
+                f"give its unit, for example --map {name}={names[name]}/100 where it is in per cent"
+                if factor == 1
+                else f"correct it, or give its unit with --map {name}={names[name]}, for it was taken times {factor:g}"
+            )
             raise BadInput(
-                f"{path}, row {row_number(path, row)}: column {names[name]} ({name}): expected {low:g} to {high:g} {METRICS[name].unit.removeprefix('1')}".rstrip()
-                + f", found {values[name].iloc[row]:g}; give its unit, for example --map {name}={names[name]}/100 where it is in per cent"
+                f"{path}, row {row_number(path, row)}: column {names[name]} ({name}): expected {low / factor:g} to {high / factor:g} {unit}".rstrip()
+                + f", found {_as_in_file(values[name].iloc[row], columns[name])}; {remedy}"
             )
     for name in (name for name in ("expansion", "d_sae", "d_model", "tokens") if name in names):
         if (values[name] <= 0).any():
             row = int(np.flatnonzero(values[name] <= 0)[0])
             raise BadInput(
-                f"{path}, row {row_number(path, row)}: column {names[name]} ({name}): expected a number above 0, found {values[name].iloc[row]:g}; correct it"
+                f"{path}, row {row_number(path, row)}: column {names[name]} ({name}): expected a number above 0, found {_as_in_file(values[name].iloc[row], columns[name])}; correct it"
             )
     if "kind" in values and not (found := set(values["kind"].dropna())) <= set(get_args(Kind)):
         raise BadInput(
             f"{path}: column {names['kind']} (kind): expected one of {', '.join(get_args(Kind))}, found '{sorted(found - set(get_args(Kind)))[0]}'; correct it"
         )
+
+
+def _as_in_file(value: float, column: Taken) -> str:
+    """A value in our unit as its column has it."""
+    return f"{value / column.factor:g}"
 
 
 def _more(count: int) -> str:

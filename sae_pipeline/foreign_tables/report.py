@@ -107,7 +107,10 @@ def analyses_section(found: Sequence[Analysis]) -> Section:
     rows = tuple(text_row(analysis.name, "yes" if analysis.possible else "no", analysis.lacks or NONE) for analysis in found)
     table = Table("Analyses and what they lack", ("analysis", "possible", "lacks"), rows)
     return Section(
-        "analyses", "What the columns allow", (f"{possible} of {counted(len(found), 'analysis')} are possible with this table.",), tables=(table,)
+        "analyses",
+        "What the columns allow",
+        (f"{possible} of {len(found)} analyses {'is' if possible == 1 else 'are'} possible with this table.",),
+        tables=(table,),
     )
 
 

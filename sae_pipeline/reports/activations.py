@@ -9,10 +9,11 @@ from math import isfinite
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sae_pipeline.analysis.amounts import compact
 from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.style import markers, named_colours, styled
-from sae_pipeline.reports.wording import compact, counted, decimal, layer_name, percent
+from sae_pipeline.reports.wording import counted, decimal, layer_name, percent
 
 SHOWN_TOKENS = 5
 """Massive-activation tokens shown per corpus and hook point; the warehouse has more."""

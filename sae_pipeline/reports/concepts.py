@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import numpy as np
@@ -32,7 +32,7 @@ BINS_PER_DECADE = 2
 """Bins of frequency in the figure, per factor of ten."""
 
 
-def concepts_section(concepts: Mapping[str, pd.DataFrame], saes: pd.DataFrame, confidence: float) -> Section:
+def concepts_section(concepts: Mapping[str, pd.DataFrame], saes: pd.DataFrame, confidence: float, lists: Collection[str] = ()) -> Section:
     """What the concept study of one site found.
 
     Args:
@@ -40,6 +40,7 @@ def concepts_section(concepts: Mapping[str, pd.DataFrame], saes: pd.DataFrame, c
             ``directions``, ``direction_fits`` and ``direction_latents``.
         saes: rows of the warehouse's ``saes``, for their mixes and expansion factors.
         confidence: level of the intervals.
+        lists: names of the lists of words that the study looks for.
     """
     studies = concepts["concept_studies"]
     if studies.empty:
@@ -50,11 +51,14 @@ def concepts_section(concepts: Mapping[str, pd.DataFrame], saes: pd.DataFrame, c
     plots = [*_concept_plots(widest, confidence), *_direction_plots(widest["direction_fits"])]
     tables = [fit_table(named["concept_fits"]), keyword_table(named["concept_features"])]
     tables += [direction_table(named["direction_fits"], named["direction_latents"])]
-    sentences = tuple(_sentences(studies, concepts["directions"]))
+    features = concepts["concept_features"]
+    judged = set(features.loc[features["kind"] == KEYWORD, "concept"])
+    rare = [name for name in lists if name not in judged]
+    sentences = tuple(_sentences(studies, concepts["directions"], rare))
     return Section("concepts", TITLE, sentences, plots=tuple(plots), tables=tuple(table for table in tables if table.rows))
 
 
-def _sentences(studies: pd.DataFrame, directions: pd.DataFrame) -> list[str]:
+def _sentences(studies: pd.DataFrame, directions: pd.DataFrame, rare: list[str]) -> list[str]:
     one = studies.iloc[0]
     kinds = [counted(int(one["token_concepts"]), "token")] * bool(one["token_concepts"])
     kinds += [counted(int(one["keyword_concepts"]), "list") + " of words"] * bool(one["keyword_concepts"])
@@ -65,6 +69,10 @@ def _sentences(studies: pd.DataFrame, directions: pd.DataFrame) -> list[str]:
         f"latent says yes where it fires at all. Concepts with fewer than {int(one['min_occurrences'])} occurrences in either half are not judged. Frequencies "
         "are those of the SAE's own training mix.",
     ]
+    if rare:
+        said.append(
+            f"Not judged, because their words occur too rarely in the text or not at all: the {'list' if len(rare) == 1 else 'lists'} {listed(rare)}."
+        )
     missing = directions[directions["norm"].isna()]["direction"].unique().tolist()
     if missing:
         said.append(f"Not applicable, for lack of {FEWEST_PROMPTS} prompts on either side that differ from the other's: {listed(missing)}.")

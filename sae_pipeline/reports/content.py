@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from sae_pipeline.analysis.amounts import compact
 from sae_pipeline.analysis.health.rubrics import load_rubrics
 from sae_pipeline.analysis.tables import StudyTables, evaluation_sets
 from sae_pipeline.reports import conclusions, factors
@@ -26,7 +27,7 @@ from sae_pipeline.reports.positions import position_section
 from sae_pipeline.reports.recommendations import recommendations_section
 from sae_pipeline.reports.remedies import remedies_section
 from sae_pipeline.reports.training import training_section
-from sae_pipeline.reports.wording import compact, counted, listed, times
+from sae_pipeline.reports.wording import counted, listed, times
 from sae_pipeline.study import Study
 
 SECTION_OF = {
@@ -68,7 +69,7 @@ def _sections(study: Study, frames: StudyFrames, shown: ShownLatents) -> Iterato
     if frames.health is not None:
         yield health_section(frames.health, load_rubrics(study.analysis.rubrics), tables, evaluation_sets(tables, "in_sample"), shown)
     for site, here in sites.items():
-        yield from _of_site(site, tables, list(_latent_sections(here, confidence, shown)))
+        yield from _of_site(site, tables, list(_latent_sections(study, here, shown)))
     yield from frames.sections
     for site, here in sites.items():
         yield from _of_site(site, tables, [conclusions.finding_section(here.findings, confidence, here.variance_shares)])
@@ -107,15 +108,15 @@ def _claims_beside(findings: pd.DataFrame, confidence: float) -> dict[str, tuple
     return {section: tuple(said[name] for name in names if name in said) for section, names in SECTION_OF.items()}
 
 
-def _latent_sections(frames: StudyFrames, confidence: float, shown: ShownLatents) -> Iterator[Section]:
+def _latent_sections(study: Study, frames: StudyFrames, shown: ShownLatents) -> Iterator[Section]:
     """What SAEs do on other text, and what their latents are: shared or their own, concepts, positions; all of one site."""
-    saes = frames.tables.saes
+    saes, confidence = frames.tables.saes, study.analysis.confidence
     if frames.generalisation is not None:
         yield generalisation_section(frames.generalisation, confidence)
     if frames.matching is not None:
         yield matching_section(frames.matching, saes, _claims_beside(frames.findings, confidence)["matching"], shown)
     if frames.concepts is not None:
-        yield concepts_section(frames.concepts, saes, confidence)
+        yield concepts_section(frames.concepts, saes, confidence, study.concepts.keywords if study.concepts else ())
     if frames.positions is not None:
         yield position_section(frames.positions, saes)
 

@@ -8,13 +8,14 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sae_pipeline.analysis.amounts import compact
 from sae_pipeline.corpora.adequacy import ABOVE, ADEQUATE, BELOW, OPTIMAL, size_adjustments
 from sae_pipeline.corpora.near_duplicates import THRESHOLD
 from sae_pipeline.corpora.statistics import WHOLE
 from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.style import markers, named_colours, styled
-from sae_pipeline.reports.wording import NONE, compact, counted, decimal, listed, percent
+from sae_pipeline.reports.wording import NONE, counted, decimal, listed, percent
 
 FOLD_ROWS = 24
 """Tables longer than this open on a click."""

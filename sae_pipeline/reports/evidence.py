@@ -20,9 +20,18 @@ RESTS_ON = {
     "feature_stats": ("subject", "corpus", "activations", "baselines", "saes"),
     "sae_metrics": ("subject", "corpus", "activations", "baselines", "saes"),
     "health": ("subject", "corpus", "activations", "baselines", "saes"),
-    "findings": ("subject", "corpus", "activations", "baselines", "saes"),
+    "findings": ("subject", "corpus", "activations", "baselines", "saes", "matching", "layer_matches"),
+    "layer_matches": ("subject", "corpus", "activations", "saes", "layer_matches"),
+    "directions_map": ("subject", "corpus", "activations", "saes", "layer_matches"),
 }
 """Which stages' artifacts every table of a study is computed from, upstream first."""
+
+ASKED_FOR = {
+    "matching": ("subject", "corpus", "activations", "saes", "matching"),
+    "concepts": ("subject", "corpus", "activations", "saes", "concepts"),
+    "positions": ("subject", "corpus", "activations", "saes", "positions"),
+}
+"""The same for the tables of a section that a study asks for, those named above aside."""
 
 
 def rows_of(frame: pd.DataFrame) -> Iterator[Any]:

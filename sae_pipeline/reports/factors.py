@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 
+from sae_pipeline.analysis.amounts import compact
 from sae_pipeline.analysis.summaries import ALL_MIXES
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.reports import evidence, figures
 from sae_pipeline.reports.blocks import Cell, Claim, Plot, Section, Table, text_row
 from sae_pipeline.reports.style import value_colours
-from sae_pipeline.reports.wording import NONE, common_digits, compact, counted, decimal, interval, layer_name, listed, signed, times
+from sae_pipeline.reports.wording import NONE, common_digits, counted, decimal, interval, layer_name, listed, signed, times
 
 FOLD_ROWS = 24
 """Tables longer than this open on a click."""

@@ -19,8 +19,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
+from sae_pipeline.analysis.amounts import compact
 from sae_pipeline.reports.style import MARK_COLOURS, VERDICT_COLOURS, markers, named_colours, ordered_colours, styled, value_colours
-from sae_pipeline.reports.wording import VERDICT_WORDS, common_digits, compact, decimal, layer_name, times
+from sae_pipeline.reports.wording import VERDICT_WORDS, common_digits, decimal, layer_name, times
 
 EXPLAINED_VARIANCE = "explained variance (share of 1)"
 

@@ -92,4 +92,6 @@ def _matching(frames: StudyFrames) -> Iterator[str]:
     )
     yield "Two latents with the same direction may still fire on different tokens, and latents that fire alike may differ in direction; a match of directions is no proof of one meaning."
     most = pairs.groupby("factor").size()
-    yield f"Pairs of SAEs share SAEs with other pairs, so they are not independent: {listed([f'{count} {factor}' for factor, count in most.items()], 8)} pairs are fewer observations than they seem."
+    if most.max() > 1:
+        said = listed([counted(int(count), f"{factor} pair") for factor, count in most.items()], 8)
+        yield f"Pairs of SAEs share SAEs with other pairs, so they are not independent: {said} are fewer observations than they seem."

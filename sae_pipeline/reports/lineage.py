@@ -22,10 +22,13 @@ def lineage_section(lineage: pd.DataFrame, frames: StudyFrames) -> Section:
     counts = {stage: sum(link["stage"] == stage for link in chain) for stage in stages}
     sizes = {name: len(getattr(frames.tables, name)) for name in ("saes", "sae_metrics", "document_sums", "baseline_sums", "feature_stats")}
     sizes |= {"health": 0 if frames.health is None else len(frames.health), "findings": len(frames.findings)}
+    rests_on = dict(evidence.RESTS_ON)
+    for asked, upstream in evidence.ASKED_FOR.items():
+        tables = getattr(frames, asked) or {}
+        sizes |= {name: len(frame) for name, frame in tables.items()}
+        rests_on = dict.fromkeys(tables, upstream) | rests_on
     rests = tuple(
-        text_row(
-            name, Cell(f"{size:,}", size), " → ".join(f"{stage} ({counts[stage]})" for stage in evidence.RESTS_ON[name] if stage in counts) or NONE
-        )
+        text_row(name, Cell(f"{size:,}", size), " → ".join(f"{stage} ({counts[stage]})" for stage in rests_on[name] if stage in counts) or NONE)
         for name, size in sizes.items()
     )
     table = Table("Every table and the artifacts it is computed from", ("table", "rows", "computed from: stage (artifacts)"), rests, sortable=False)

@@ -8,6 +8,7 @@ also said by a marker, a position or a word.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -117,8 +118,12 @@ def value_colours(share: float) -> tuple[str, str]:
 
 
 def figure_png(fig: Figure) -> bytes:
-    """The figure as PNG bytes, without date, version or host in its metadata: equal figures give equal bytes."""
+    """The figure as PNG bytes, without date, version or host in its metadata: equal figures give equal bytes.
+
+    A character that the font lacks, as in a name of a mix, is drawn as a box without a word of it on the terminal.
+    """
     buffer = io.BytesIO()
-    with styled():
+    with styled(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
         fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.12)
     return buffer.getvalue()

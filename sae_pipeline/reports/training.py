@@ -7,10 +7,11 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sae_pipeline.analysis.amounts import compact
 from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.style import named_colours, styled
-from sae_pipeline.reports.wording import compact, counted, decimal, layer_name, percent
+from sae_pipeline.reports.wording import counted, decimal, layer_name, percent
 from sae_pipeline.saes.monitoring import DEAD_SHARE_WARNING, L0_TOLERANCE
 
 PANELS = (

@@ -48,14 +48,6 @@ def interval(low: float | None, high: float | None, digits: int | None = None) -
     return f"[{decimal(low, digits)}, {decimal(high, digits)}]"
 
 
-def compact(value: float) -> str:
-    """A token count as ``200k`` or ``1.5M``."""
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:.4g}{letter}"
-    return f"{value:.4g}"
-
-
 def times(expansion: float) -> str:
     """An expansion factor as ``×8``."""
     return f"×{expansion:g}"

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 READ = ("saes", "sae_metrics", "document_sums", "baseline_sums", "findings", "health", "lineage")
 """Tables of a warehouse that are compared."""
 
+TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+"""How the names of tables of results end, which are no side of a comparison."""
+
 
 def compare(before: str, after: str, to: Path | None = None) -> dict[str, Any]:
     """Write the page that compares two studies; its path and headline, with the counts behind it.
@@ -71,6 +74,10 @@ def _warehouse(place: str) -> Path:
         from sae_pipeline.study import load_study
 
         path = Home.from_environment().warehouse(load_study(path).name)
+    elif path.is_file() and path.suffix in TABLES:
+        raise BadInput(
+            f"{place}: expected a study file or a warehouse.duckdb, found a table; `sae-pipeline report --results {place}` reads tables of results"
+        )
     if not path.is_file():
         raise BadInput(f"{place}: expected a study that was run or a warehouse, found none at {path}; run the study with `sae-pipeline run` first")
     return path

@@ -84,7 +84,7 @@ def chosen_point(
         if same not in study.hook_points:
             raise BadInput(
                 f"{place}: expected an SAE of a hook point of the study '{study.name}' ({known}), found one of layer {layer} {site}; "
-                "add it to activations.layers and activations.sites of the study, or name the right one with --layer and --site"
+                "add it to activations.layers and activations.site of the study, or name the right one with --layer and --site"
             )
         assert same is not None
         notes.append(f"layer {layer} {site} is layer {same.layer} {same.site} of the study: what leaves a block enters the next")

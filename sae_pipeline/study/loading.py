@@ -129,6 +129,12 @@ def _sentence(path: Path, lines: dict[Location, int], error: dict[str, Any]) -> 
         return f"{path}{line}: {key}: unknown key '{written[-1]}'; {hint}allowed here: {', '.join(allowed)}"
     if kind == "missing":
         return f"{path}{line}: {key}: the key '{written[-1]}' is missing; add it"
+    if kind == "too_short":
+        least, there = error["ctx"]["min_length"], error["ctx"]["actual_length"]
+        return (
+            f"{path}{line}: {key}: expected a list with at least {least} {'item' if least == 1 else 'items'}, found {there or 'none'}; "
+            "add what it lacks or leave the key out"
+        )
     message = error["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{path}{line}: {key}: {message}"

@@ -206,8 +206,8 @@ def test_intervals_with_seed_noise_hold_the_truth(make_study: MakeStudy, make_ta
     [
         ("S0-13", "two mixes"),
         ("S0-14", "two expansion factors on the same side of 1, found 0.5, 2"),
-        ("S0-15", "two or more token budgets, found 200000"),
-        ("S0-16", "three or more token budgets, found 200000"),
+        ("S0-15", "two or more token budgets, found 200k"),
+        ("S0-16", "three or more token budgets, found 200k"),
         ("S0-17", "two or more layers, found 1"),
         ("S0-19", "differ in nothing but sparsity"),
         ("S0-21", "two token budgets"),
@@ -320,9 +320,9 @@ def test_rows_have_the_documented_columns_and_known_verdicts(full: tuple[StudyTa
 
 def test_mixes_that_have_no_saes_at_some_layer_are_left_out_there_and_nothing_fails(full: tuple[StudyTables, Study]) -> None:
     tables, study = full
-    layers, mixes = sorted(set(tables.saes["layer"])), list(study.mixes)
-    alone = tables.saes.query("layer == @layers[0] or mix == @mixes[0]")
+    shallow, deep = sorted(set(tables.saes["layer"]))[:2]
+    alone = tables.saes[(tables.saes["layer"] == shallow) | (tables.saes["mix"] == next(iter(study.mixes)))]
     found = find(with_saes(tables, alone), study)
     assert headline(found, "S0-13")["verdict"] != "not_testable"
-    nobody = with_saes(tables, alone.query("layer == @layers[1]"))
+    nobody = with_saes(tables, alone[alone["layer"] == deep])
     assert headline(find(nobody, study), "S0-13")["verdict"] == "not_testable"

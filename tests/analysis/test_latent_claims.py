@@ -154,6 +154,10 @@ def test_a_claim_of_several_parts_is_as_strong_as_its_weakest(study: Study, make
     against = replace(strong, estimate=-0.2, low=-0.4, high=-0.1, verdict="contradicted")
     both = test.all_of("c", ALL_LAYERS, [("a", strong), ("b", against)])
     assert (both.verdict, both.p_value) == ("contradicted", 0.002)
+    assert both.note.endswith("; the others: a +0.2000 [+0.1000, +0.4000]")
+    nan = float("nan")
+    unsure = [("b", replace(strong, estimate=0.0, low=nan, high=nan)), ("c", replace(strong, estimate=nan, low=nan, high=nan))]
+    assert test.all_of("c", ALL_LAYERS, [("a", against), *unsure]).note.endswith("; the others: b +0.0000, c without an estimate")
 
 
 def test_a_family_can_take_back_a_verdict_and_says_so(study: Study, make_tables: MakeTables) -> None:

@@ -70,8 +70,9 @@ REFUSED: dict[str, tuple[Edit, list[str]]] = {
     "missing checkpoint folder": (set_in("subject.model", "/no/such/model"), ["subject.model", "nothing at /no/such/model"]),
     "arms of no mix": (
         set_in("saes.arms", [{"architecture": "topk", "k": 4, "only": {"mixes": []}}]),
-        ["saes.arms[0].only.mixes: expected a list that should have at least 1 item", "found []"],
+        ["saes.arms[0].only.mixes: expected a list with at least 1 item, found none; add"],
     ),
+    "matching by no factor": (set_in("matching", {"factors": []}), ["matching.factors: expected a list with at least 1 item, found none; add"]),
     "unknown rubric": (set_in("analysis.rubrics", ["strict.v9"]), ["strict.v9", "house.v1"]),
     "rubric file that is not there": (set_in("analysis.rubrics", ["own.yaml"]), ["own.yaml"]),
     "a rubric twice": (set_in("analysis.rubrics", ["house.v1", "house.v1"]), ["different names", "'house.v1' twice"]),

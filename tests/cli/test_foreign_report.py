@@ -78,6 +78,12 @@ def test_a_report_needs_a_folder(table: Path) -> None:
     assert "--to DIR" in str(refusal)
 
 
+def test_a_table_is_no_side_of_a_comparison(table: Path) -> None:
+    refusal = command("compare", str(table), "study.yaml").exception
+    assert isinstance(refusal, BadInput)
+    assert "expected a study file or a warehouse.duckdb, found a table" in str(refusal)
+
+
 @pytest.mark.parametrize(
     ("place", "words"), [("none.yaml", "expected a study file"), ("none.duckdb", "found none at"), ("broken.duckdb", "a warehouse that DuckDB reads")]
 )

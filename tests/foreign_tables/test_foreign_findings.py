@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,11 @@ def test_planted_effects_are_found_with_their_size(found: pd.DataFrame) -> None:
         assert found.loc[claim, "low"] - 0.001 <= size <= found.loc[claim, "high"] + 0.001, claim
         assert "resamples paired cells" in found.loc[claim, "note"]
     assert (found["documents"] == 0).all()
+
+
+def test_budgets_are_told_in_millions_and_a_sparsity_that_is_not_told_is_no_zero(found: pd.DataFrame) -> None:
+    assert found.loc["S0-15", "note"].startswith("explained variance at 419M minus at 50M, on ")
+    assert found.loc["S0-19", "note"] == "needs SAEs that differ in nothing but sparsity, found none whose sparsity is known"
 
 
 def test_a_table_without_effects_supports_nothing(tmp_path: Path) -> None:
@@ -183,6 +189,7 @@ def test_the_report_says_how_the_table_was_read(report: Path) -> None:
     page = (report / "report.md").read_text()
     assert "240 rows in results.csv: 240 used, 0 left out." in page
     assert "Intervals resample cells" in page
+    assert re.search(r"\d+ of \d+ analyses are possible with this table", page)
     assert "taken to be equal in all rows: site, d\\_model, architecture" in page
     for section in ('id="table"', 'id="analyses"', 'id="matrix"', 'id="finding"', 'id="limitations"'):
         assert section in (report / "index.html").read_text()

@@ -117,6 +117,7 @@ REFUSED: dict[str, tuple[Change, list[str], list[str]]] = {
     "text among numbers": (with_row("layer", "six"), [], ["row 5", "column layer", "expected a number", "'six'", "--map layer="]),
     "half a layer": (with_row("layer", 6.5), [], ["row 5", "whole number", "6.5"]),
     "explained variance in per cent": (with_row("explained_variance", 71.2), [], ["row 5", "-inf to 1", "71.2", "--map explained_variance=explained_variance/100"]),
+    "more than all dead, of a column in per cent": (with_row("dead_features_pct", 120), [], ["expected 0 to 100, found 120; correct it"]),
     "no width": (with_row("sae_expansion_factor", 0), [], ["row 5", "above 0"]),
     "an unknown kind": (lambda frame: frame.assign(kind="far away"), [], ["in_sample, domain_shift", "'far away'"]),
     "no metric": (lambda frame: frame.drop(columns="explained_variance"), [], ["explained_variance (or fvu)", "--map explained_variance=COLUMN"]),
@@ -138,6 +139,12 @@ REFUSED: dict[str, tuple[Change, list[str], list[str]]] = {
     "a factor of nothing": (lambda frame: frame, ["tokens=sae_token_size_mil*0"], ["factor other than 0"]),
     "two columns for one": (lambda frame: frame.assign(train_dataset="x"), [], ["one column for mix", "sae_train_dataset and train_dataset"]),
 }  # fmt: skip
+
+
+def test_no_unit_is_proposed_for_half_a_layer(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as refusal:
+        read_results(written(tmp_path, with_row("layer", 6.5)(results())))
+    assert str(refusal.value).endswith("found 6.5; correct it")
 
 
 @pytest.mark.parametrize("case", REFUSED)

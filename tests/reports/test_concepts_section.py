@@ -22,6 +22,11 @@ def test_what_was_looked_for_and_where_is_said_first(section: Section) -> None:
     assert section.sentences[2] == "Not applicable, for lack of 6 prompts on either side that differ from the other's: nothing."
 
 
+def test_lists_of_words_that_are_too_rare_to_be_judged_are_named() -> None:
+    section = concepts_section(made_up.tables(), made_up.saes(), 0.95, ["chemistry", "nowhere"])
+    assert "Not judged, because their words occur too rarely in the text or not at all: the list nowhere." in section.sentences
+
+
 def test_directions_that_are_hardly_told_from_noise_are_named(section: Section) -> None:
     assert section.sentences[3].startswith("The cosine of the sample's direction with the true one is below 0.8 for refusal at layer 3 (0.62): ")
 

@@ -64,6 +64,18 @@ def test_the_order_of_the_factors_is_that_at_equal_settings_and_not_that_of_the_
     assert alone.sentences[1].startswith("Not ranked: seed, because")
 
 
+def test_how_much_is_found_where_it_began_is_said_with_what_follows_from_it() -> None:
+    """Every latent of the made-up tables has its partner at its own index; two places on, none has."""
+    said = next(sentence for sentence in section().sentences if "their own index" in sentence)
+    assert said.startswith("Of the latents found in another SAE of the same seed of initialisation 100.0 % are found at their own index (by chance ")
+    assert "train longer, or compare SAEs of different seeds" in said
+    near = matching()["feature_neighbours"]
+    moved = section(feature_neighbours=near.assign(other_latent=near["other_latent"] + 2)).sentences
+    assert "0.0 % are found at their own index" in (said := next(sentence for sentence in moved if "their own index" in sentence))
+    assert "train longer" not in said
+    assert not any("own index" in sentence for sentence in section(feature_neighbours=near.iloc[:0]).sentences)
+
+
 def test_every_table_of_shares_prints_what_chance_gives() -> None:
     every = words(part("factors").tables[-1])[0]
     assert [every[f"by chance: {way} (%)"] for way in ("A in B", "B in A", "one to one")] == ["0.1", "0.1", "0.1"]

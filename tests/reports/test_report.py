@@ -17,6 +17,7 @@ from sae_pipeline.reports.build import build_report
 from sae_pipeline.reports.content import gather
 from sae_pipeline.reports.frames import StudyFrames
 from sae_pipeline.reports.html import render_html
+from sae_pipeline.reports.lineage import lineage_section
 from sae_pipeline.reports.markdown import render_markdown
 
 SECTIONS = {
@@ -201,6 +202,19 @@ def test_health_table_has_a_row_per_sae_and_lineage_leads_back_to_the_corpus(bui
     assert "PRE/corpus" in row[0]
     assert "subject_model" in row[0]
     assert "torch 2.13.0" in row[0]
+
+
+def test_the_tables_of_matching_are_listed_with_what_they_are_computed_from() -> None:
+    frames = synthetic_study.frames()
+    assert frames.lineage is not None
+    matched = frames.lineage.iloc[[0]].assign(artifact_stage="matching", what="matching L01", fingerprint="f-m", content="c-f-m")
+    section = lineage_section(pd.concat([frames.lineage, matched], ignore_index=True), frames)
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in section.tables[0].rows}
+    trained = f"subject (1) → corpus (1) → activations (1) → saes ({len(frames.tables.saes)})"
+    assert rows["one_to_one"] == [f"{len((frames.matching or {})['one_to_one']):,}", f"{trained} → matching (1)"]
+    assert rows["findings"][1] == f"{trained} → matching (1)"
+    assert "matching" not in rows["health"][1]
+    assert rows["layer_matches"][1] == trained
 
 
 def test_hostile_names_are_shown_and_never_run() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from sae_pipeline.reports import figures
-from sae_pipeline.reports.style import named_colours, ordered_colours, value_colours
+from sae_pipeline.reports.style import figure_png, named_colours, ordered_colours, value_colours
 from sae_pipeline.reports.wording import common_digits, counted, decimal, interval, listed, percent, signed
 
 
@@ -71,3 +72,10 @@ def test_a_mix_keeps_its_colour_when_a_figure_shows_only_some_mixes() -> None:
         return {handle.get_label(): handle.get_color() for handle in figure.legends[0].get_lines()}
 
     assert colours(["EQ"])["EQ"] == colours(mixes)["EQ"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_the_font_lacks_are_drawn_without_a_warning() -> None:
+    fig = Figure()
+    fig.suptitle("散文 🦊")
+    assert figure_png(fig)[:4] == b"\x89PNG"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from sae_pipeline.analysis.amounts import compact
 from sae_pipeline.analysis.bootstrap import percentile_interval
 from sae_pipeline.analysis.claims.registry import claim
 from sae_pipeline.analysis.contrasts import averaged, scaled
 from sae_pipeline.analysis.tables import evaluation_sets
 from sae_pipeline.analysis.variance import CHOICES, MIX, Shares, decompose
-from sae_pipeline.analysis.verdicts import ALL_LAYERS, Finding, InDomainPair, Test, listed, verdict_of
+from sae_pipeline.analysis.verdicts import ALL_LAYERS, Finding, InDomainPair, Test, told, verdict_of
 
 
 @claim("S0-13")
@@ -47,7 +48,7 @@ def composition_over_quantity(test: Test) -> Iterator[Finding]:
     sentence = "Matching the training text to the evaluation text gains more than the last increase of the token budget."
     budgets, pairs = test.levels("tokens"), test.in_domain_pairs()
     if len(budgets) < 2 or not pairs:
-        lacking = f"two token budgets, found {listed(budgets)}" if len(budgets) < 2 else "a testable in-domain advantage, found none"
+        lacking = f"two token budgets, found {told('tokens', budgets)}" if len(budgets) < 2 else "a testable in-domain advantage, found none"
         yield test.not_testable(sentence, f"needs {lacking}")
         return
     sets, mixes = pairs[0].sets, pairs[0].mixes[0]
@@ -56,11 +57,11 @@ def composition_over_quantity(test: Test) -> Iterator[Finding]:
         units = test.evidence.matched("tokens", budgets[-2:], sets, **where)
         if advantage is None or not len(units):
             if scope == ALL_LAYERS:
-                yield test.not_testable(sentence, f"no SAE setting was trained at both {budgets[-2]:g} and {budgets[-1]:g} tokens")
+                yield test.not_testable(sentence, f"no SAE setting was trained at both {compact(budgets[-2])} and {compact(budgets[-1])} tokens")
             continue
         # Half the difference of differences is the mean gain, over the two sets, of the mix that leans to the set.
         gain = averaged(units, {(level, name): sign / 2 for level, sign in ((budgets[-2], 1.0), (budgets[-1], -1.0)) for name in sets})
-        wording = f"mean gain from the matching mix ({mixes[0]}, {mixes[1]}) minus the gain from {budgets[-2]:g} to {budgets[-1]:g} tokens, on {', '.join(sets)}"
+        wording = f"mean gain from the matching mix ({mixes[0]}, {mixes[1]}) minus the gain from {compact(budgets[-2])} to {compact(budgets[-1])} tokens, on {', '.join(sets)}"
         yield test.row(sentence, scope, [scaled(advantage, 0.5), gain], wording)
 
 

@@ -9,31 +9,33 @@ from typing import Any
 
 import numpy as np
 
+from sae_pipeline.analysis.amounts import compact
 from sae_pipeline.analysis.claims.registry import claim
 from sae_pipeline.analysis.contrasts import averaged
 from sae_pipeline.analysis.tables import WIDTH_RULE, regime
-from sae_pipeline.analysis.verdicts import ALL_LAYERS, Finding, Test, listed
+from sae_pipeline.analysis.verdicts import ALL_LAYERS, Finding, Test, level_name, listed, told
 
 
 def _higher_against_lower(test: Test, sentence: str, factor: str, levels: Sequence[Any], noun: str) -> Iterator[Finding]:
     """Rows for "a higher level of the factor raises explained variance": the extremes, then each step where there are more."""
     sets, substitute = test.in_sample()
     if len(levels) < 2:
-        yield test.not_testable(sentence, f"needs SAEs at two or more {noun}, found {listed(levels)}")
+        yield test.not_testable(sentence, f"needs SAEs at two or more {noun}, found {told(factor, levels)}")
         return
     steps = [(levels[0], levels[-1]), *(pairwise(levels) if len(levels) > 2 else ())]
     for position, (low, high) in enumerate(steps):
         for scope, where in test.scopes() if factor != "layer" else [(ALL_LAYERS, {})]:
             units = test.evidence.matched(factor, [low, high], sets, **where)
-            named = scope if position == 0 else f"{scope}, {low:g} to {high:g}"
+            least, most = (level_name(factor, level) for level in (low, high))
+            named = scope if position == 0 else f"{scope}, {least} to {most}"
             if not len(units):
                 if scope == ALL_LAYERS:
                     yield test.not_testable(
-                        sentence, f"no two SAEs differ in nothing but {noun} {low:g} and {high:g} and share an evaluation set", named
+                        sentence, f"no two SAEs differ in nothing but {noun} {least} and {most} and share an evaluation set", named
                     )
                 continue
             terms = {(level, name): sign / len(sets) for level, sign in ((high, 1.0), (low, -1.0)) for name in sets}
-            compared = f"explained variance at {high:g} minus at {low:g}, on {', '.join(sets)}"
+            compared = f"explained variance at {most} minus at {least}, on {', '.join(sets)}"
             rule = factor == "expansion" and bool((units.index.get_level_values("rate") == WIDTH_RULE).any())
             confounded = "the learning rate falls with width by the 1/sqrt(d_sae) rule, so the two change together" if rule else ""
             yield test.row(sentence, named, [averaged(units, terms)], compared, substitute, confounded)
@@ -71,7 +73,7 @@ def diminishing_returns(test: Test) -> Iterator[Finding]:
     sets, substitute = test.in_sample()
     budgets = test.levels("tokens")
     if len(budgets) < 3:
-        yield test.not_testable(sentence, f"needs SAEs at three or more token budgets, found {listed(budgets)}")
+        yield test.not_testable(sentence, f"needs SAEs at three or more token budgets, found {told('tokens', budgets)}")
         return
     first, last = (budgets[0], budgets[1]), (budgets[-2], budgets[-1])
     for scope, where in test.scopes():
@@ -84,7 +86,8 @@ def diminishing_returns(test: Test) -> Iterator[Finding]:
         for sign, (low, high) in ((1.0, first), (-1.0, last)):
             share = sign / (np.log2(high / low) * len(sets))
             gains.append(averaged(units, {(level, name): step for level, step in ((high, share), (low, -share)) for name in sets}))
-        wording = f"gain per doubling from {first[0]:g} to {first[1]:g} minus from {last[0]:g} to {last[1]:g} tokens"
+        steps = [f"from {compact(low)} to {compact(high)}" for low, high in (first, last)]
+        wording = f"gain per doubling {' minus '.join(steps)} tokens"
         yield test.row(sentence, scope, gains, wording, substitute)
 
 
@@ -102,9 +105,8 @@ def sparsity_trade_off(test: Test) -> Iterator[Finding]:
     levels = test.levels("sparsity")
     extremes = [(low, high) for low, high in combinations(levels, 2) if len(test.evidence.matched("sparsity", [low, high], sets))]
     if not extremes:
-        yield test.not_testable(
-            sentence, f"needs SAEs that differ in nothing but sparsity, found the sparsities {listed(levels)} without such a pair"
-        )
+        known = f"the sparsities {told('sparsity', levels)} without such a pair" if any(levels) else "none whose sparsity is known"
+        yield test.not_testable(sentence, f"needs SAEs that differ in nothing but sparsity, found {known}")
         return
     low, high = max(extremes, key=lambda pair: pair[1] / pair[0])
     for scope, where in test.scopes():
@@ -127,15 +129,15 @@ def little_data_is_enough(test: Test) -> Iterator[Finding]:
     sets, substitute = test.in_sample()
     budgets = test.levels("tokens")
     if len(budgets) < 2:
-        yield test.not_testable(sentence, f"needs SAEs at two or more token budgets, found {listed(budgets)}")
+        yield test.not_testable(sentence, f"needs SAEs at two or more token budgets, found {told('tokens', budgets)}")
         return
     low, high = budgets[0], budgets[-1]
     for scope, where in test.scopes():
         units = test.evidence.matched("tokens", [low, high], sets, **where)
         if not len(units):
             if scope == ALL_LAYERS:
-                yield test.not_testable(sentence, f"no SAE setting was trained at both {low:g} and {high:g} tokens")
+                yield test.not_testable(sentence, f"no SAE setting was trained at both {compact(low)} and {compact(high)} tokens")
             continue
         terms = {(level, name): weight / len(sets) for level, weight in ((low, 1.0), (high, -ENOUGH)) for name in sets}
-        wording = f"explained variance at {low:g} tokens minus {ENOUGH:g} of that at {high:g} ({high / low:g} times as many), on {', '.join(sets)}"
+        wording = f"explained variance at {compact(low)} tokens minus {ENOUGH:g} of that at {compact(high)} ({high / low:g} times as many), on {', '.join(sets)}"
         yield test.row(sentence, scope, [averaged(units, terms)], wording, substitute)

@@ -7,6 +7,7 @@ that of the SAEs (:mod:`sae_pipeline.analysis.pairwise`): pairs that share an SA
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import wraps
 
 import numpy as np
@@ -15,11 +16,12 @@ import pandas as pd
 from sae_pipeline.analysis.claims.registry import claim
 from sae_pipeline.analysis.factor_effects import at_equal_settings, difference, settings, unordered
 from sae_pipeline.analysis.pairwise import PairEstimate, pair_estimate, pair_mean
+from sae_pipeline.analysis.shared_start import shared_start
 from sae_pipeline.analysis.tables import DESIGN, regime
 from sae_pipeline.analysis.verdicts import ALL_LAYERS, Finding, Test, listed, verdict_of
 
 IDS = ["sae_id", "other_sae_id"]
-NO_MATCHING = "needs the features of SAEs to be matched; add `matching: {}` to the study file"
+NO_MATCHING = "needs tables of matched features, which a study file asks for with `matching: {}`"
 ONE_KIND = "needs pairs of SAEs that differ in nothing but {}, found none"
 
 OnPairs = Callable[[Test, str, pd.DataFrame], Iterator[Finding]]
@@ -42,8 +44,33 @@ def drawn_from(table: str, sentence: str) -> Callable[[OnPairs], Callable[[Test]
     return drawn
 
 
+def away_from_the_start(*factors: str) -> Callable[[OnPairs], OnPairs]:
+    """A claim on what was learned, untested where pairs of one seed mostly share their start, which its rows state otherwise.
+
+    Args:
+        factors: those whose pairs are asked for their start; none named, as :func:`shared_start` has it.
+    """
+
+    def judged(on_pairs: OnPairs) -> OnPairs:
+        @wraps(on_pairs)
+        def test_it(test: Test, sentence: str, pairs: pd.DataFrame) -> Iterator[Finding]:
+            rows = list(on_pairs(test, sentence, pairs))
+            start = shared_start(test.matching or {}, test.evidence.tables.saes, factors or None)
+            if start is None or all(row.verdict == "not_testable" for row in rows):
+                yield from rows
+            elif start.decides:
+                yield test.not_testable(sentence, f"{start.sentence}; {start.remedy}")
+            else:
+                yield from (row if row.verdict == "not_testable" else replace(row, note=f"{row.note}; {start.sentence}") for row in rows)
+
+        return test_it
+
+    return judged
+
+
 @claim("S2-6")
 @drawn_from("one_to_one", "Two SAEs of different seeds share more features than two of different training mixes.")
+@away_from_the_start("mix")
 def dataset_over_seed(test: Test, sentence: str, pairs: pd.DataFrame) -> Iterator[Finding]:
     """Another data set changes more features than another seed."""
     of = settings(test.evidence.design)
@@ -64,6 +91,7 @@ def dataset_over_seed(test: Test, sentence: str, pairs: pd.DataFrame) -> Iterato
 
 @claim("S3-30")
 @drawn_from("matches", "Features match more by their decoder directions, neurons more by their encoder weights.")
+@away_from_the_start()
 def decoder_over_encoder(test: Test, sentence: str, matches: pd.DataFrame) -> Iterator[Finding]:
     """Features match more in the decoder, neurons more in the encoder."""
     if matches.empty:
@@ -121,6 +149,7 @@ def depth_and_sharing(test: Test, sentence: str, pairs: pd.DataFrame) -> Iterato
 
 @claim("S3-39")
 @drawn_from("matches", "Another training mix leaves fewer features in common than any other single change.")
+@away_from_the_start()
 def dataset_changes_most(test: Test, sentence: str, matches: pd.DataFrame) -> Iterator[Finding]:
     """Of all factors, the data set changes the features most."""
     pairs = unordered(matches.query("unit == 'feature' and side == 'decoder'"))

@@ -7,6 +7,7 @@ from functools import partial
 
 import pandas as pd
 
+from sae_pipeline.analysis.shared_start import shared_start
 from sae_pipeline.reports.blocks import Claim, Plot, Section
 from sae_pipeline.reports.features.links import ShownLatents
 from sae_pipeline.reports.matching import comparisons, figures
@@ -39,10 +40,10 @@ def matching_section(matching: Mapping[str, pd.DataFrame], saes: pd.DataFrame, c
         layers_part(matching),
         map_part(matching),
     )
-    return Section("matching", TITLE, _sentences(matching), claims, parts=tuple(part for part in parts if part is not None))
+    return Section("matching", TITLE, _sentences(matching, saes), claims, parts=tuple(part for part in parts if part is not None))
 
 
-def _sentences(matching: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+def _sentences(matching: Mapping[str, pd.DataFrame], saes: pd.DataFrame) -> tuple[str, ...]:
     rows, pairs = decoder_features(matching["matches"]), comparisons.both_ways(matching)
     threshold = decimal(float(rows["threshold"].iloc[0]), 2)
     greedy = pairs["greedy_shared_feature_ratio"].mean()
@@ -55,8 +56,18 @@ def _sentences(matching: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
         f"smaller dictionary are shared where each latent takes its nearest, whoever else has taken it, and {decimal(100 * pairs['shared_feature_ratio'].mean(), 1)} % one to one; "
         f"{decimal(100 * pairs['shared_both'].mean(), 1)} % are above the threshold in the encoder as well (Paulo and Belrose 2025).",
         "Chance is the same for random unit vectors of the same shapes. Every figure depends on the threshold, so compare figures with each other and with chance rather than with 100 %.",
+        *_start(matching, saes),
         *_left_out(matching["match_pairs"]),
     )
+
+
+def _start(matching: Mapping[str, pd.DataFrame], saes: pd.DataFrame) -> tuple[str, ...]:
+    """How much of what pairs of one seed share is where both began, where that is known."""
+    start = shared_start(matching, saes)
+    if start is None:
+        return ()
+    said = f"O{start.sentence[1:]}"
+    return (f"{said}; {start.remedy}." if start.decides else f"{said}.",)
 
 
 def _left_out(pairs: pd.DataFrame) -> tuple[str, ...]:
