@@ -26,8 +26,9 @@ def test_four_times_the_tokens_take_hardly_more_memory(tmp_path):
         measured.append(json.loads(ended.stdout))
     small, large = measured
     # 6 million tokens of 20,000 documents are 78 megabytes of tensors and 6 of text, far more than the tolerance
-    assert large["building"] < 1.1 * small["building"], measured
-    assert large["reading"] < 1.1 * small["reading"], measured
+    # (63 megabytes more than the small one's, half of its peak); on a busy machine the peak itself moves by a tenth.
+    assert large["building"] < 1.2 * small["building"], measured
+    assert large["reading"] < 1.2 * small["reading"], measured
 
 
 @pytest.mark.parametrize(("source_of", "residue"), [(lines_of, 54), (stored_of, 70)])
