@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-from sae_pipeline.metrics.registry import METRICS, Metric
+from sae_pipeline.metrics.definition import Metric
+from sae_pipeline.metrics.registry import METRICS
 
 INTRODUCTION = """# Metrics
 

@@ -2,16 +2,18 @@
 
 Without torch, so that reports, documentation and checks can read it at no cost; ``docs/metrics.md`` is written from it. A
 new metric is one function (of document sums in ``ratios.py``, of firing counts in ``firing.py``, of the decoder in
-``redundancy.py``; the others have files of their own) and its entry here.
+``redundancy.py``; the others have files of their own) and its entry here; rival definitions are in ``rival_definitions.py``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from math import inf
-from typing import Literal
 
 import pandas as pd
+
+from sae_pipeline.metrics.definition import NO_VARIANCE, Metric
+from sae_pipeline.metrics.rival_definitions import RIVALS
 
 DENSE_CUTS = (0.1, 0.5, 0.8, 0.95)
 """Shares of tokens above which a latent counts as dense: 0.1 is the high-frequency cut, 0.8 means "always on"."""
@@ -25,42 +27,12 @@ FEW_FIRINGS = 5
 TOP_PAIRS = 100
 """Number of most similar decoder pairs averaged by ``decoder_top100_pair_cos``."""
 
-RIVAL_BATCH = 2048
-"""Tokens per batch of the rival metrics that are formed batch by batch: a usual batch of activations in the tools they come from."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """The meaning of one metric column."""
-
-    description: str
-    """What it says, in words; sums run over the non-special tokens of the evaluation set."""
-    formula: str
-    """How it is formed, as plain text: x an activation, x_hat its reconstruction, f the latents, |.| the Euclidean norm."""
-    unit: str
-    """Unit of the value; "1" for pure numbers."""
-    range: tuple[float, float]
-    """Values that can occur; negative explained variance is real and is not clamped."""
-    better: Literal["higher", "lower"] | None
-    """Direction of improvement at equal sparsity, None where neither end is better in itself."""
-    null_when: str = "the set has no tokens"
-    """Why the value can be missing."""
-    source: str = ""
-    """Paper or tool that the definition follows; empty where it needs none."""
-    elsewhere: str = ""
-    """What other tools call it, and how theirs differs; empty where nothing is known to be alike."""
-    pitfalls: str = ""
-    """What it does not say, or when it misleads."""
-
-
-_CONSTANT = "all activations of the set are equal, so there is no variance to explain"
 _NO_TEXT = "no token of the set was scored by the language model"
 _NO_EFFECT = "ablating the site changes the cross-entropy by less than 1e-6 nats, so nothing can be recovered"
 _FEW_DECODERS = "fewer than two decoder rows differ from zero"
 _SILENT = "no latent fired on the set"
 _SPELLING = "the model cannot spell, or the layer does not hold first letters; the table `first_letters` says which"
 _LOSSES = "Splicing replaces every position but the special ones, and special targets are not scored; tools that replace or score BOS and padding get other figures."
-_PER_BATCH = f"Depends on which tokens share a batch: here {RIVAL_BATCH} consecutive ones; the tool shuffles or takes whole prompts."
 
 _RECONSTRUCTION = {
     "n_tokens": Metric("tokens the reconstruction and firing metrics are computed on", "count", "tokens", (0, inf), None),
@@ -71,7 +43,7 @@ _RECONSTRUCTION = {
         "1",
         (-inf, 1),
         "higher",
-        _CONSTANT,
+        NO_VARIANCE,
         "coefficient of determination over all coordinates together; S1 and S4 print it as loss recovered",
         "sae-lens 6.54 `explained_variance`; the S1 framework's Loss Recovered (there clamped at 0); often FVE or R^2",
         "A few massive tokens can carry most of the variance: read it with explained_variance_excl_outliers. Six other formulas share the name, see `legacy.`.",
@@ -82,7 +54,7 @@ _RECONSTRUCTION = {
         "1",
         (-inf, 1),
         "higher",
-        _CONSTANT,
+        NO_VARIANCE,
         "Sun et al. 2024 (massive activations)",
     ),
     "fvu": Metric(
@@ -91,7 +63,7 @@ _RECONSTRUCTION = {
         "1",
         (0, inf),
         "lower",
-        _CONSTANT,
+        NO_VARIANCE,
         "Gao et al. 2024 (normalised error)",
         "sparsify `fvu` is formed per batch, see legacy.sparsify.fvu",
         "S1 and S4 use this name for its opposite, the explained variance.",
@@ -324,86 +296,7 @@ _ABSORPTION = {
     ),
 }
 
-_RIVALS = {
-    "legacy.sae_lens.explained_variance": Metric(
-        "sae-lens 6.54's explained variance",
-        "explained_variance; where the variance per token is below 1e-10, 1 if the error is too and else 0",
-        "1",
-        (-inf, 1),
-        "higher",
-        source="sae-lens 6.54, evals.py",
-        elsewhere="sae-lens `explained_variance`",
-        pitfalls="Earlier versions printed the formula of legacy.sae_bench.explained_variance under the same name.",
-    ),
-    "legacy.sae_lens.explained_variance_legacy": Metric(
-        "mean over tokens of the variance explained of each token",
-        f"mean over tokens of 1 - |x - x_hat|^2 / |x - m|^2, m = mean of the token's batch of {RIVAL_BATCH}",
-        "1",
-        (-inf, 1),
-        "higher",
-        _CONSTANT,
-        "sae-lens 6.54, evals.py",
-        "sae-lens `explained_variance_legacy`, `explained_variance` of its first versions",
-        "A token close to the mean outweighs all others. " + _PER_BATCH,
-    ),
-    "legacy.sae_bench.explained_variance": Metric(
-        "explained variance that is hardly centred",
-        "1 - e / (s - (s / d_model)^2), e = mean |x - x_hat|^2, s = mean |x|^2",
-        "1",
-        (-inf, inf),
-        "higher",
-        "what is taken for the variance is zero",
-        "SAEBench 0.6.0, core evaluation",
-        "SAEBench `explained_variance`",
-        "Near 1 - nmse, so a large mean activation counts as explained; subtracts a square of squares, so it changes with the units.",
-    ),
-    "legacy.dictionary_learning.frac_variance_explained": Metric(
-        "variance of the residual relative to that of the activations, batch by batch",
-        f"mean over batches of {RIVAL_BATCH} tokens of 1 - sum_d Var(x_d - x_hat_d) / sum_d Var(x_d)",
-        "1",
-        (-inf, 1),
-        "higher",
-        _CONSTANT,
-        "dictionary_learning, evaluation.py",
-        "dictionary_learning `frac_variance_explained`",
-        "A constant error costs nothing: 1 where the reconstruction is off by any fixed vector. " + _PER_BATCH,
-    ),
-    "legacy.sparsify.fvu": Metric(
-        "fraction of variance unexplained, batch by batch",
-        f"mean over batches of {RIVAL_BATCH} tokens of sum |x - x_hat|^2 / sum |x - m|^2, m = mean of the batch",
-        "1",
-        (0, inf),
-        "lower",
-        _CONSTANT,
-        "sparsify, sparse_coder.py",
-        "sparsify `fvu`",
-        "Biased upwards for small batches, whose own mean takes part of the variance. " + _PER_BATCH,
-    ),
-    "legacy.scikit_learn.explained_variance_score": Metric(
-        "explained variance by the variance of the residual",
-        "1 - sum_d Var(x_d - x_hat_d) / sum_d Var(x_d) over all tokens of the set",
-        "1",
-        (-inf, 1),
-        "higher",
-        _CONSTANT,
-        "scikit-learn, explained_variance_score with multioutput='variance_weighted'",
-        "scikit-learn `explained_variance_score`",
-        "A constant error costs nothing: 1 where the reconstruction is off by any fixed vector.",
-    ),
-    "legacy.s1.loss_recovered": Metric(
-        "explained variance with what is below zero shown as zero",
-        "max(0, explained_variance)",
-        "1",
-        (0, 1),
-        "higher",
-        _CONSTANT,
-        "S1 framework: Loss Recovered",
-        "Loss Recovered, in percent",
-        "0 stands for predicting the mean and for every reconstruction worse than that.",
-    ),
-}
-
-METRICS: dict[str, Metric] = _RECONSTRUCTION | _FIDELITY | _FIRING | _REDUNDANCY | _ABSORPTION | _RIVALS
+METRICS: dict[str, Metric] = _RECONSTRUCTION | _FIDELITY | _FIRING | _REDUNDANCY | _ABSORPTION | RIVALS
 """Metric id (the column name of the table ``sae_metrics``) to its meaning."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sae_pipeline.metrics.ratios import centred_squares
 from sae_pipeline.metrics.reconstruction import wide
-from sae_pipeline.metrics.registry import RIVAL_BATCH
+from sae_pipeline.metrics.rival_definitions import RIVAL_BATCH
 
 NO_VARIANCE = 1e-10
 """Variance per token below which sae-lens calls a set constant and answers 1 or 0."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from sae_pipeline.activations.shards import ActivationShards
 from sae_pipeline.metrics.baselines import READ_ROWS
 from sae_pipeline.metrics.reconstruction import squared_norms
-from sae_pipeline.metrics.registry import RIVAL_BATCH
+from sae_pipeline.metrics.rival_definitions import RIVAL_BATCH
 
 
 @dataclass(frozen=True)
