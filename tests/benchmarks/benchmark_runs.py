@@ -8,16 +8,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
 Run = tuple[dict[str, Any], str, Path]
 """The object on the last line, the table above it, and the scratch folder; the file that was written lies beside that."""
 
 
+def answered(program: Path, *options: str) -> tuple[dict[str, Any], str]:
+    """The object on the last line of a program's output, and the table above it."""
+    finished = subprocess.run([sys.executable, str(program), *options, "--json"], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    table, _, last = finished.stdout.strip().rpartition("\n")
+    return json.loads(last), table
+
+
 def ran(program: Path, folder: Path, *options: str) -> Run:
     """A run of ours alone."""
-    common = ["--peers", "--scratch", str(folder / "work"), "--json", "--output", str(folder / "found.json")]
-    finished = subprocess.run([sys.executable, str(program), *options, *common], capture_output=True, text=True, check=True)
-    table, _, last = finished.stdout.strip().rpartition("\n")
-    return json.loads(last), table, folder / "work"
+    found, table = answered(program, *options, "--peers", "--scratch", str(folder / "work"), "--output", str(folder / "found.json"))
+    return found, table, folder / "work"
 
 
 def assert_the_file_gives_the_same_table(program: Path, run: Run) -> None:

@@ -51,8 +51,7 @@ def test_the_table_can_be_printed_again_from_the_file(run: Run) -> None:
     assert_the_file_gives_the_same_table(PROGRAM, run)
 
 
-def test_tools_that_measured_something_else_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(PROGRAM.parent))
+def test_tools_that_measured_something_else_are_not_compared() -> None:
     from evaluate import check_same
 
     check_same({"sae-0": {"l0": 32.0}}, {"sae-0": {"l0": 32.0}})
@@ -60,9 +59,8 @@ def test_tools_that_measured_something_else_are_not_compared(monkeypatch: pytest
         check_same({"sae-0": {"l0": 32.0}}, {"sae-0": {"l0": 31.0}})
 
 
-def test_the_missing_peer_is_reported_with_the_command_that_builds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_missing_peer_is_reported_with_the_command_that_builds_it() -> None:
     """Never left out in silence."""
-    monkeypatch.syspath_prepend(str(PROGRAM.parent))
     from evaluate import peers_missing
 
     assert "python benchmarks/evaluate.py --build-peers" in peers_missing(["sae-lens"])["sae-lens"]["missing"]

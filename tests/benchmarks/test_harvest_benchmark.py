@@ -57,9 +57,8 @@ def test_the_table_can_be_printed_again_from_the_file(run: Run) -> None:
     assert run[1].startswith(run[0]["date"])
 
 
-def test_a_peer_without_environment_is_reported_with_the_command_that_builds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_without_environment_is_reported_with_the_command_that_builds_it() -> None:
     """Never left out in silence."""
-    monkeypatch.syspath_prepend(str(PROGRAM.parent))
     from harvest import peers_missing
     from side_by_side import Peer
 
