@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from assets.gathered import gathered_asset
 from assets.names import key
 from assets.partitions import layers
 from assets.results import result
@@ -38,25 +39,7 @@ def concepts_asset(study: Study) -> dg.AssetsDefinition:
     return measured
 
 
-def concept_tables(study: Study) -> list[dg.AssetKey]:
-    """The asset that holds the concept tables, where the study asks for them."""
-    return [key(study, "concept_tables")] if study.concepts is not None else []
-
-
 def concept_tables_asset(study: Study) -> dg.AssetsDefinition:
     """The tables of all hook points."""
-
-    @dg.asset(
-        key=key(study, "concept_tables"),
-        deps=[key(study, "concepts")],
-        code_version=slices.code_version("concept_tables", slices.concepts(study)),
-        group_name="concepts",
-        kinds={"parquet"},
-        description="The concept study of every hook point in one table per kind of row.",
-    )
-    def gathered_tables(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
-        opened = home.open()
-        gathered = concepts.gather(StudyContext(study, opened, compute.open(opened)))
-        return result([gathered], version=gathered.content, figures=gathered.summary)
-
-    return gathered_tables
+    description = "The concept study of every hook point in one table per kind of row."
+    return gathered_asset(study, "concepts", concepts.gather, ["concepts"], slices.concepts(study), description)

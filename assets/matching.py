@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from assets.gathered import gathered_asset
 from assets.names import key
 from assets.partitions import layers
 from assets.results import result
@@ -56,25 +57,7 @@ def layer_matches_asset(study: Study) -> dg.AssetsDefinition:
     return across_layers
 
 
-def match_tables(study: Study) -> list[dg.AssetKey]:
-    """The asset that holds the matching tables, where the study asks for them."""
-    return [key(study, "match_tables")] if study.matching is not None else []
-
-
 def match_tables_asset(study: Study) -> dg.AssetsDefinition:
-    """The tables of all hook points."""
-
-    @dg.asset(
-        key=key(study, "match_tables"),
-        deps=[key(study, "feature_matches"), key(study, "layer_matches")],
-        code_version=slices.code_version("match_tables", slices.matching(study)),
-        group_name="matching",
-        kinds={"parquet"},
-        description="The matches of every hook point and across layers in one table per kind of row.",
-    )
-    def gathered_tables(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
-        opened = home.open()
-        gathered = matching.gather(StudyContext(study, opened, compute.open(opened)))
-        return result([gathered], version=gathered.content, figures=gathered.summary)
-
-    return gathered_tables
+    """The tables of all hook points, and those across layers."""
+    description = "The matches of every hook point and across layers in one table per kind of row."
+    return gathered_asset(study, "matching", matching.gather, ["feature_matches", "layer_matches"], slices.matching(study), description)

@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.gathered import gathered_asset
 from assets.names import key
 from assets.partitions import layers
 from assets.results import check, result
@@ -44,25 +45,7 @@ def positions_asset(study: Study) -> dg.AssetsDefinition:
     return measured
 
 
-def position_tables(study: Study) -> list[dg.AssetKey]:
-    """The asset that holds the position tables, where the study asks for them."""
-    return [key(study, "position_tables")] if study.positions is not None else []
-
-
 def position_tables_asset(study: Study) -> dg.AssetsDefinition:
     """The tables of all hook points."""
-
-    @dg.asset(
-        key=key(study, "position_tables"),
-        deps=[key(study, "positions")],
-        code_version=slices.code_version("position_tables", slices.positions(study)),
-        group_name="positions",
-        kinds={"parquet"},
-        description="The position study of every hook point in one table per kind of row.",
-    )
-    def gathered_tables(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
-        opened = home.open()
-        gathered = positions.gather(StudyContext(study, opened, compute.open(opened)))
-        return result([gathered], version=gathered.content, figures=gathered.summary)
-
-    return gathered_tables
+    description = "The position study of every hook point in one table per kind of row."
+    return gathered_asset(study, "positions", positions.gather, ["positions"], slices.positions(study), description)

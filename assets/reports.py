@@ -4,10 +4,8 @@ import base64
 
 import dagster as dg
 
-from assets.concepts import concept_tables
-from assets.matching import match_tables
+from assets.gathered import gathered_tables
 from assets.names import key
-from assets.positions import position_tables
 from assets.results import check, result
 from resources import ComputeResource, HomeResource, WarehouseResource
 from sae_pipeline.stages import conclusion, findings, reports, slices, tables
@@ -25,9 +23,7 @@ def tables_asset(study: Study) -> dg.AssetsDefinition:
         deps=[
             *(key(study, mix, "scorecard") for mix in study.mixes),
             key(study, "text_tables"),
-            *position_tables(study),
-            *match_tables(study),
-            *concept_tables(study),
+            *gathered_tables(study),
         ],
         code_version=slices.code_version("tables", slices.tables(study)),
         group_name="reports",
@@ -57,7 +53,7 @@ def findings_asset(study: Study) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key(study, "findings"),
-        deps=[key(study, "metric_tables"), *match_tables(study)],
+        deps=[key(study, "metric_tables"), *gathered_tables(study, ["matching"])],
         code_version=slices.code_version("findings", slices.findings(study)),
         group_name="reports",
         kinds={"duckdb"},
@@ -85,9 +81,7 @@ def report_asset(study: Study) -> dg.AssetsDefinition:
         deps=[
             key(study, "metric_tables"),
             key(study, "text_tables"),
-            *position_tables(study),
-            *match_tables(study),
-            *concept_tables(study),
+            *gathered_tables(study),
             key(study, "findings"),
         ],
         code_version=slices.code_version("report", slices.report(study)),

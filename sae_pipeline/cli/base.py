@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sae_pipeline.errors import StudyError
-
 if TYPE_CHECKING:
     from sae_pipeline.stages.context import StudyContext
 
@@ -42,15 +40,9 @@ def open_dagster(ctx: StudyContext) -> tuple[Any, Any]:
     Raises:
         StudyError: Dagster does not accept the study.
     """
-    from dagster import DagsterError
-
     from assets import study_definitions
-    from sae_pipeline.launcher import open_instance
+    from sae_pipeline.launcher import definition_errors, open_instance
 
-    try:
+    with definition_errors(os.environ["SAE_STUDY"]):
         definitions = study_definitions(ctx.study)
-    except DagsterError as error:
-        raise StudyError(
-            f"{os.environ['SAE_STUDY']}: expected a study that Dagster accepts, found: {str(error).splitlines()[0]}; correct the study file"
-        ) from error
     return definitions, open_instance(ctx.home)

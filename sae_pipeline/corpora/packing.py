@@ -136,8 +136,9 @@ class PackedSource:
         """
         body = self.context_length - 1
         self._stream = self._stream or self._read()
-        while self._pending_tokens < n_contexts * body and next(self._stream, False) is None:
-            pass
+        while self._pending_tokens < n_contexts * body:
+            if next(self._stream, False) is not None:  # the text has run out
+                break
         complete = min(n_contexts, self._pending_tokens // body)
         flat = [np.concatenate([np.empty(0, np.int32), *(columns[part] for columns in self._pending)]) for part in range(3)]
         used = complete * body

@@ -14,7 +14,7 @@ import dagster as dg
 from sqlalchemy.exc import DBAPIError
 
 import sae_pipeline
-from sae_pipeline.errors import StorageError
+from sae_pipeline.errors import StorageError, StudyError
 from sae_pipeline.stages import sources
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Home, exclusive, is_held, storage_errors
@@ -35,6 +35,17 @@ def open_instance(home: Home) -> dg.DagsterInstance:
             with storage_errors(settings):
                 shutil.copyfile(Path(sae_pipeline.__file__).resolve().parent.parent / "dagster.yaml", settings)
         return dg.DagsterInstance.get()
+
+
+@contextmanager
+def definition_errors(study_file: str) -> Iterator[None]:
+    """Turn Dagster's refusal of a study's definitions into one sentence that names the file."""
+    try:
+        yield
+    except dg.DagsterError as error:
+        raise StudyError(
+            f"{study_file}: expected a study that Dagster accepts, found: {str(error).splitlines()[0]}; correct the study file"
+        ) from error
 
 
 @contextmanager

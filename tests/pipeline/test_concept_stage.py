@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from commands import answer, assert_documented
 from small_study import SmallStudy
-from typer.testing import CliRunner
-
-from sae_pipeline.cli import app
 
 pytestmark = pytest.mark.slow
 
@@ -32,19 +29,11 @@ SECTION = {
 }
 
 
-def invoke(folder: Path, *arguments: str) -> dict[str, Any]:
-    """The JSON answer of a command that must succeed."""
-    result = CliRunner().invoke(app, list(arguments), env={"SAE_HOME": str(folder / "home")})
-    assert result.exit_code == 0, result.output
-    answer: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
-    return answer
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, small_study_data: dict[str, Any]) -> tuple[SmallStudy, Path]:
     folder = tmp_path_factory.mktemp("concepts")
     study = SmallStudy(folder / "toy.yaml", small_study_data | {"concepts": SECTION})
-    assert invoke(folder, "run", study.write(), "--json")["failed"] == 0
+    assert answer(folder / "home", "run", study.write(), "--json")["failed"] == 0
     return study, folder
 
 
@@ -54,12 +43,7 @@ def warehouse(finished: tuple[SmallStudy, Path]) -> duckdb.DuckDBPyConnection:
 
 
 def test_every_table_and_column_is_in_the_manual(warehouse: duckdb.DuckDBPyConnection) -> None:
-    page = (REPOSITORY / "docs/warehouse.md").read_text()
-    for table in TABLES:
-        described = page.split(f"## `{table}`")[1].split("\n## ")[0]
-        for name, kind, *_ in warehouse.execute(f"DESCRIBE {table}").fetchall():
-            assert f"`{name}`" in described, f"{table}.{name}"
-            assert kind != '"NULL"', f"{table}.{name} has no type"
+    assert_documented(warehouse, TABLES)
 
 
 def test_the_first_arm_of_every_cell_is_looked_at(warehouse: duckdb.DuckDBPyConnection) -> None:
@@ -123,13 +107,13 @@ def test_the_report_has_the_section_with_its_figures(finished: tuple[SmallStudy,
 
 def test_nothing_is_computed_twice_and_another_cut_costs_the_concepts_alone(finished: tuple[SmallStudy, Path]) -> None:
     study, folder = finished
-    assert invoke(folder, "plan", study.write(), "--json")["stale"] == []
-    assert invoke(folder, "gc", study.write(), "--json")
-    assert invoke(folder, "run", study.write(), "--json")["computed"] == 0
+    assert answer(folder / "home", "plan", study.write(), "--json")["stale"] == []
+    assert answer(folder / "home", "gc", study.write(), "--json")
+    assert answer(folder / "home", "run", study.write(), "--json")["computed"] == 0
 
     def stricter(data: dict[str, Any]) -> None:
         data["concepts"]["f1_cut"] = 0.6
 
-    stale = {entry["asset"] for entry in invoke(folder, "plan", study.write(stricter), "--json")["stale"]}
+    stale = {entry["asset"] for entry in answer(folder / "home", "plan", study.write(stricter), "--json")["stale"]}
     assert stale == {f"toy/{name}" for name in ("concepts", "concept_tables", "metric_tables", "findings", "comparison_report")}
     study.write()

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from commands import answer, assert_documented
 from small_study import SmallStudy
-from typer.testing import CliRunner
 
-from sae_pipeline.cli import app
 from sae_pipeline.stages.matching import ACROSS_LAYERS, MEASURED
 
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ASSETS = ("feature_matches", "layer_matches", "match_tables")
-
-
-def invoke(home: Path, *arguments: str) -> dict[str, Any]:
-    """The JSON answer of a command that must succeed."""
-    result = CliRunner().invoke(app, list(arguments), env={"SAE_HOME": str(home)})
-    assert result.exit_code == 0, result.output
-    answer: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
-    return answer
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +38,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, small_study_data: dict[str, 
 def home(study: SmallStudy) -> Path:
     """The home of a finished run."""
     folder = study.path.parent / "home"
-    assert invoke(folder, "run", study.write(), "--json")["failed"] == 0
+    assert answer(folder, "run", study.write(), "--json")["failed"] == 0
     return folder
 
 
@@ -58,12 +48,7 @@ def warehouse(home: Path) -> duckdb.DuckDBPyConnection:
 
 
 def test_every_table_and_column_is_in_the_manual(warehouse: duckdb.DuckDBPyConnection) -> None:
-    page = (REPOSITORY / "docs/warehouse.md").read_text()
-    for table in (*MEASURED, *ACROSS_LAYERS):
-        described = page.split(f"## `{table}`")[1].split("\n## ")[0]
-        for name, kind, *_ in warehouse.execute(f"DESCRIBE {table}").fetchall():
-            assert f"`{name}`" in described, f"{table}.{name}"
-            assert kind != '"NULL"', f"{table}.{name} has no type"
+    assert_documented(warehouse, (*MEASURED, *ACROSS_LAYERS))
 
 
 def test_a_pair_differs_in_the_factor_that_its_row_names_and_in_nothing_else(warehouse: duckdb.DuckDBPyConnection) -> None:
@@ -157,26 +142,26 @@ def test_orphans_and_matched_latents_are_all_alive_ones(warehouse: duckdb.DuckDB
 
 def test_nothing_is_computed_twice_and_what_is_needed_survives_cleaning_up(study: SmallStudy, home: Path) -> None:
     path = study.write()
-    assert invoke(home, "plan", path, "--json")["stale"] == []
-    assert invoke(home, "gc", path, "--json")
-    assert invoke(home, "run", path, "--json")["computed"] == 0
+    assert answer(home, "plan", path, "--json")["stale"] == []
+    assert answer(home, "gc", path, "--json")
+    assert answer(home, "run", path, "--json")["computed"] == 0
 
 
 def test_another_threshold_computes_the_matching_again_and_trains_nothing(study: SmallStudy, home: Path) -> None:
     path = study.write(lambda data: data["matching"].update(threshold=0.6))
-    stale = {entry["asset"].removeprefix("toy/") for entry in invoke(home, "plan", path, "--json")["stale"]}
+    stale = {entry["asset"].removeprefix("toy/") for entry in answer(home, "plan", path, "--json")["stale"]}
     assert stale >= set(ASSETS)
     assert not {asset for asset in stale if asset.split("/")[-1] in ("corpus", "activations", "baseline", "saes", "metrics", "scorecard")}
-    assert invoke(home, "run", path, "--json")["failed"] == 0
+    assert answer(home, "run", path, "--json")["failed"] == 0
     with duckdb.connect(str(home / "studies/toy/warehouse.duckdb"), read_only=True) as warehouse:
         assert warehouse.execute("SELECT DISTINCT threshold FROM matches").fetchall() == [(0.6,)]
 
 
 def test_a_study_that_does_not_ask_has_no_such_tables(study: SmallStudy, home: Path) -> None:
     path = study.write(lambda data: data.pop("matching"))
-    stale = {entry["asset"].removeprefix("toy/") for entry in invoke(home, "plan", path, "--json")["stale"]}
+    stale = {entry["asset"].removeprefix("toy/") for entry in answer(home, "plan", path, "--json")["stale"]}
     assert not stale & set(ASSETS)
-    assert invoke(home, "run", path, "--json")["failed"] == 0
+    assert answer(home, "run", path, "--json")["failed"] == 0
     with duckdb.connect(str(home / "studies/toy/warehouse.duckdb"), read_only=True) as warehouse:
         there = {name for (name,) in warehouse.execute("SELECT table_name FROM information_schema.tables").fetchall()}
     assert not there & {*MEASURED, *ACROSS_LAYERS}

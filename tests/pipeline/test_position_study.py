@@ -9,10 +9,8 @@ from typing import Any
 
 import duckdb
 import pytest
+from commands import answer, assert_documented
 from small_study import SmallStudy
-from typer.testing import CliRunner
-
-from sae_pipeline.cli import app
 
 pytestmark = pytest.mark.slow
 
@@ -50,16 +48,8 @@ def run(folder: Path, data: dict[str, Any], model: Path, **positions: Any) -> tu
         }
 
     path = study.write(edit)
-    assert invoke(folder, "run", path, "--json")["failed"] == 0
+    assert answer(folder / "home", "run", path, "--json")["failed"] == 0
     return path, folder / "home"
-
-
-def invoke(folder: Path, *arguments: str) -> dict[str, Any]:
-    """The JSON answer of a command that must succeed."""
-    result = CliRunner().invoke(app, list(arguments), env={"SAE_HOME": str(folder / "home")})
-    assert result.exit_code == 0, result.output
-    answer: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
-    return answer
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +63,7 @@ def warehouse(finished: tuple[str, Path]) -> duckdb.DuckDBPyConnection:
 
 
 def test_every_table_and_column_is_in_the_manual(warehouse: duckdb.DuckDBPyConnection) -> None:
-    page = (REPOSITORY / "docs/warehouse.md").read_text()
-    for table in TABLES:
-        described = page.split(f"## `{table}`")[1].split("\n## ")[0]
-        for name, kind, *_ in warehouse.execute(f"DESCRIBE {table}").fetchall():
-            assert f"`{name}`" in described, f"{table}.{name}"
-            assert kind != '"NULL"', f"{table}.{name} has no type"
+    assert_documented(warehouse, TABLES)
 
 
 def test_of_each_architecture_the_first_arm_is_read_at_every_layer(warehouse: duckdb.DuckDBPyConnection) -> None:
@@ -117,9 +102,9 @@ def test_the_report_has_the_section_with_its_figures(finished: tuple[str, Path])
 
 def test_nothing_is_computed_twice_and_what_is_needed_survives_cleaning_up(finished: tuple[str, Path]) -> None:
     path, home = finished
-    assert invoke(home.parent, "plan", path, "--json")["stale"] == []
-    assert invoke(home.parent, "gc", path, "--json")
-    again = invoke(home.parent, "run", path, "--json")
+    assert answer(home, "plan", path, "--json")["stale"] == []
+    assert answer(home, "gc", path, "--json")
+    again = answer(home, "run", path, "--json")
     assert again["computed"] == 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from declared_study import declared
 from pydantic import ValidationError
 
 from assets import study_definitions
@@ -14,20 +15,7 @@ from sae_pipeline.study import Study
 
 
 def study(concepts: dict[str, Any] | None = None) -> Study:
-    data: dict[str, Any] = {
-        "name": "toy",
-        "subject": {"model": "bundled"},
-        "sources": {"prose": {"kind": "installed_docs"}, "code": {"kind": "installed_code"}},
-        "mixes": {"EQ": {"prose": 0.5, "code": 0.5}, "PROSE": {"prose": 1.0}},
-        "held_out": {
-            "code": {"shares": {"code": 1.0}, "kind": "domain_shift"},
-            "prose": {"shares": {"prose": 1.0}, "kind": "in_sample"},
-            "both": {"shares": {"prose": 0.5, "code": 0.5}, "kind": "in_sample"},
-        },
-        "activations": {"layers": [1, 3], "tokens": 200_000},
-        "saes": {"expansions": [4, 8], "arms": [{"architecture": "topk", "k": 16}]},
-    }
-    return Study.model_validate(data | ({} if concepts is None else {"concepts": concepts}))
+    return declared(concepts=concepts)
 
 
 def test_all_sets_are_read_and_the_second_is_told_from_the_first_unless_others_are_named() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from declared_study import declared
 from pydantic import ValidationError
 
 from assets import study_definitions
@@ -17,19 +18,7 @@ STUDIES = Path(__file__).resolve().parents[2] / "studies"
 
 
 def study(**positions: Any) -> Study:
-    data: dict[str, Any] = {
-        "name": "toy",
-        "subject": {"model": "bundled"},
-        "sources": {"prose": {"kind": "installed_docs"}, "code": {"kind": "installed_code"}},
-        "mixes": {"EQ": {"prose": 0.5, "code": 0.5}, "PROSE": {"prose": 1.0}},
-        "held_out": {
-            "code": {"shares": {"code": 1.0}, "kind": "domain_shift"},
-            "prose": {"shares": {"prose": 1.0}, "kind": "in_sample"},
-        },
-        "activations": {"layers": [1, 3], "tokens": 200_000},
-        "saes": {"expansions": [4, 8], "arms": [{"architecture": "topk", "k": 16}]},
-    }
-    return Study.model_validate(data | ({"positions": positions} if positions else {}))
+    return declared(positions=positions or None)
 
 
 def test_the_first_in_sample_set_mix_and_expansion_are_read_unless_others_are_named() -> None:

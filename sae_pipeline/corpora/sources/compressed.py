@@ -100,6 +100,7 @@ def _line(file: BinaryIO, begun: bytes = b"") -> bytes | None:
     line = begun + file.readline(LONGEST_LINE - len(begun))
     if len(line) < LONGEST_LINE or line.endswith(b"\n"):
         return line
-    while (piece := file.readline(PIECE)) and not piece.endswith(b"\n"):
-        pass
+    piece = file.readline(PIECE)
+    while piece and not piece.endswith(b"\n"):
+        piece = file.readline(PIECE)
     return None
