@@ -32,6 +32,7 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/recovery.py --output benchmarks/results/recovery.json
 	$(BIN)/python benchmarks/evaluate.py --memory --output benchmarks/results/evaluate-small.json
 	$(BIN)/python benchmarks/match.py --large --output benchmarks/results/match.json
+	$(BIN)/python benchmarks/orchestrate.py --output benchmarks/results/orchestrate.json
 	$(BIN)/python benchmarks/documented.py
 
 ui: $(VENV)/.installed

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from assets.names import key
-from assets.partitions import layers
+from assets.displays import table
+from assets.executors import ray_resources
+from assets.names import explained, key
+from assets.partitions import describe_layers, layers
 from assets.results import check, result
 from resources import ComputeResource, HomeResource
 from sae_pipeline.stages import activations, slices
@@ -33,16 +35,21 @@ def activations_asset(study: Study, lane: Sequence[str]) -> dg.AssetsDefinition:
         group_name=lane[0],
         kinds={"pytorch", "safetensors"},
         pool="gpu",
+        op_tags=ray_resources(study),
         check_specs=[faithful],
-        description=f"Activations ({study.activations.site}) of the subject model on this text, in shards that are read by position.",
+        description=explained(
+            f"Activations ({', '.join(study.activations.sites)}) of the subject model on the text {name}.",
+            reads="the packed corpus and the subject model, once for all layers of a run.",
+            makes=f"shards of {study.activations.storage_dtype} vectors, one per token, that training and evaluation read by position. {describe_layers(study)}",
+        ),
     )
     def cached(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()
         ctx = StudyContext(study, opened, compute.open(opened))
         harvested = activations.harvest(ctx, name, [point_of(study, k) for k in context.partition_keys])
         error = max(a.summary["storage_relative_error"] for a in harvested.values())
-        figures = {f"{point.key}_{k}": v for point, a in harvested.items() for k, v in a.summary.items() if isinstance(v, (int, float))}
+        rows = [{"layer": point.key} | {k: v for k, v in a.summary.items() if isinstance(v, (int, float))} for point, a in harvested.items()]
         checks = [check(asset_key, faithful.name, error < 0.01, relative_error=error)]
-        return result(list(harvested.values()), version=activations.lane_version(ctx, name), figures=figures, checks=checks)
+        return result(list(harvested.values()), version=activations.lane_version(ctx, name), figures={"table": table(rows)}, checks=checks)
 
     return cached

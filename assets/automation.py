@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets.history import WINDOW_TAG
+from assets.jobs import EVALUATE, REFRESH, SCORECARDS, jobs
 from assets.names import key
 from resources import ComputeResource, HomeResource
 from sae_pipeline.errors import SaePipelineError
@@ -66,45 +67,25 @@ def automation(study: Study) -> dg.Definitions:
     ]
     if study.schedules.watch_minutes:
         sensors.append(_watch(study))
-    conclusions = dg.AssetSelection.assets(*(key(study, name) for name in ("metric_tables", "findings", "comparison_report")))
-    refresh = dg.define_asset_job(
-        "refresh_report",
-        selection=conclusions,
-        description="Gathers the metric tables again and rebuilds findings and report; reuses all that did not change.",
-    )
-    schedules = [
+    offered, asked = jobs(study), study.schedules
+    schedules: list[dg.ScheduleDefinition] = [
         _at(
-            study.schedules.report,
-            refresh,
-            "scheduled_refresh",
-            "Rebuilds the study's tables, findings and report at the times the study file names.",
+            asked.report, offered[REFRESH], "scheduled_refresh", "Rebuilds the study's tables, findings and report at the times the study file names."
         )
     ]
-    jobs = [refresh]
-    for name, cron, description in (
-        ("versions", study.schedules.versions, "Compares the study with its last kept version and keeps a copy of it."),
-        ("rubric_review", study.schedules.rubric_review, "Writes a page on how the rubrics' marks fall, for their revision."),
-    ):
+    for name, cron in (("versions", asked.versions), ("rubric_review", asked.rubric_review)):
         if cron is not None:
-            jobs.append(dg.define_asset_job(f"keep_{name}", selection=dg.AssetSelection.assets(key(study, name)), description=description))
-            schedules.append(_at(cron, jobs[-1], f"scheduled_{name}", description))
-    if study.schedules.evaluation is not None:
-        jobs.append(
-            dg.define_asset_job(
-                "evaluate_again",
-                selection=dg.AssetSelection.assets(key(study, "evaluation_history")),
-                description="Evaluates every SAE on one window of held-out text, by default the study's own, and records the figures.",
-            )
-        )
-        schedules.append(_evaluation(study, jobs[-1], study.schedules.evaluation))
-    return dg.Definitions(sensors=sensors, schedules=schedules, jobs=jobs)
+            schedules.append(_at(cron, offered[f"keep_{name}"], f"scheduled_{name}", offered[f"keep_{name}"].description))
+    if asked.evaluation is not None:
+        schedules += [_evaluation(offered[EVALUATE], study, asked.evaluation), _scorecards(offered[SCORECARDS], study, asked.evaluation)]
+    return dg.Definitions(sensors=sensors, schedules=schedules, jobs=list(offered.values()))
 
 
 def _at(cron: str, job: Any, name: str, description: str) -> dg.ScheduleDefinition:
     return dg.ScheduleDefinition(name=name, job=job, cron_schedule=cron, execution_timezone="UTC", description=description)
 
 
-def _evaluation(study: Study, job: Any, cron: str) -> dg.ScheduleDefinition:
+def _evaluation(job: Any, study: Study, cron: str) -> dg.ScheduleDefinition:
     """Each tick evaluates on the window that was used least."""
 
     @dg.schedule(
@@ -123,6 +104,23 @@ def _evaluation(study: Study, job: Any, cron: str) -> dg.ScheduleDefinition:
         return dg.RunRequest(tags={WINDOW_TAG: str(window)})
 
     return scheduled_evaluation
+
+
+def _scorecards(job: Any, study: Study, cron: str) -> dg.ScheduleDefinition:
+    """A run per layer: what did not change is found in the store, so that this costs seconds."""
+
+    @dg.schedule(
+        name="scheduled_scorecards",
+        job=job,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        description="Draws every scorecard again, so that the health checks speak of the SAEs as they are and none is overdue.",
+    )
+    def scheduled_scorecards(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+        due = context.scheduled_execution_time.isoformat()
+        return [dg.RunRequest(run_key=f"{due} {point.key}", partition_key=point.key) for point in study.hook_points]
+
+    return scheduled_scorecards
 
 
 def _watch(study: Study) -> dg.SensorDefinition:

@@ -1,5 +1,7 @@
 """Asset checks that the study's first rubric asks for: what it marks, and how bad a mark is, is the rubric's data."""
 
+from typing import Any
+
 import dagster as dg
 
 from sae_pipeline.analysis.health.rubrics import load_rubric
@@ -43,3 +45,12 @@ def health_check_results(study: Study, asset_key: dg.AssetKey, card: Artifact, p
         )
         for check in found
     ]
+
+
+def bottom_line_rows(study: Study, card: Artifact) -> list[dict[Any, Any]]:
+    """What the first rubric concludes of each SAE of one scorecard, in words."""
+    import pandas as pd
+
+    from sae_pipeline.analysis.health.marks import bottom_lines
+
+    return bottom_lines(pd.read_parquet(card.file("health.parquet")), load_rubric(study.analysis.rubrics[0])).to_dict("records")

@@ -2,9 +2,10 @@
 
 import dagster as dg
 
+from assets.executors import ray_resources
 from assets.gathered import gathered_asset
-from assets.names import key
-from assets.partitions import layers
+from assets.names import explained, key
+from assets.partitions import describe_layers, layers
 from assets.results import result
 from resources import ComputeResource, HomeResource
 from sae_pipeline.stages import concepts, slices
@@ -28,7 +29,12 @@ def concepts_asset(study: Study) -> dg.AssetsDefinition:
         group_name="concepts",
         kinds={"parquet"},
         pool="gpu",
-        description="Which concepts have a latent against how often the training text holds them, and directions written with few latents.",
+        op_tags=ray_resources(study),
+        description=explained(
+            "Which concepts have a latent, against how often the training text holds them, and directions written with few latents.",
+            reads=f"the first arm of every cell, and activations of {', '.join(sets)}.",
+            makes=f"detection per concept, fits against frequency, and the latents of every direction. {describe_layers(study)}",
+        ),
     )
     def measured(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()

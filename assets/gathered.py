@@ -4,7 +4,8 @@ from collections.abc import Callable, Collection, Sequence
 
 import dagster as dg
 
-from assets.names import key
+from assets.displays import table
+from assets.names import explained, key
 from assets.results import result
 from resources import ComputeResource, HomeResource
 from sae_pipeline.stages import slices
@@ -32,7 +33,7 @@ def gathered_asset(
         gather: the stage's own gathering.
         parts: names of the assets gathered.
         part: the slice of the study that these assets read.
-        description: for the UI.
+        description: one sentence for the UI.
     """
 
     @dg.asset(
@@ -41,11 +42,13 @@ def gathered_asset(
         code_version=slices.code_version(ASKED_FOR[section], part),
         group_name=section,
         kinds={"parquet"},
-        description=description,
+        description=explained(
+            description, reads=f"{', '.join(parts)}, at every hook point.", makes="the tables counted below; the warehouse has them too."
+        ),
     )
     def tables(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()
         gathered = gather(StudyContext(study, opened, compute.open(opened)))
-        return result([gathered], version=gathered.content, figures=gathered.summary)
+        return result([gathered], version=gathered.content, figures={"table": table({"table": t, "rows": n} for t, n in gathered.summary.items())})
 
     return tables

@@ -2,7 +2,9 @@
 
 import dagster as dg
 
-from assets.names import key
+from assets.displays import columns_of, picture, rows_of, table
+from assets.executors import ray_resources
+from assets.names import explained, key
 from assets.results import check, result
 from resources import ComputeResource, HomeResource
 from sae_pipeline.stages import conclusion, history, rubric_review, slices, versions
@@ -11,6 +13,12 @@ from sae_pipeline.study import Study
 
 WINDOW_TAG = "sae/window"
 """Tag of a run that names the window of held-out text to evaluate on; without it the study's own is taken."""
+
+PLOTS = 2
+"""Evaluation sets whose figure an event holds; the page has one for each."""
+
+SHOWN = ("sae_id", "evaluation_set", "compared", "before", "after", "change", "low", "high")
+"""Columns of what got worse that the UI shows."""
 
 
 def history_asset(study: Study) -> dg.AssetsDefinition:
@@ -30,8 +38,14 @@ def history_asset(study: Study) -> dg.AssetsDefinition:
         group_name="reports",
         kinds={"parquet", "html"},
         pool="gpu",
+        op_tags=ray_resources(study),
         check_specs=[kept],
-        description="All SAEs on one window of held-out text, recorded beside every evaluation before: the schedule takes a fresh window each time.",
+        description=explained(
+            "How the SAEs do over time: all of them on one window of held-out text, recorded beside every evaluation before.",
+            reads=f"the SAEs as they are, and one of {study.corpus.held_out_windows} windows of the held-out documents: the least used one when the schedule "
+            "asks, the study's own otherwise.",
+            makes="a record that is kept for good, the tables of all records, and a page; the check says what got worse, with the reason.",
+        ),
     )
     def evaluation_history(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         import pandas as pd
@@ -53,6 +67,10 @@ def history_asset(study: Study) -> dg.AssetsDefinition:
             "recorded": record.about["recorded"],
             "page": dg.MetadataValue.path(str(opened.history_page(study.name))),
             **gathered.summary,
+            **{plot.stem: picture(plot.read_bytes(), "explained variance by evaluation") for plot in history.plots(gathered)[:PLOTS]},
+            "table": table(worse[list(SHOWN)].to_dict("records")),
+            **rows_of(gathered.file("evaluation_history.parquet")),
+            **columns_of(gathered.file("evaluation_history.parquet")),
         }
         checks = [check(asset_key, kept.name, not reasons, blocking=False, compared=len(changes), worse="; ".join(reasons[:5]) or "none")]
         return result(
@@ -76,7 +94,11 @@ def versions_asset(study: Study) -> dg.AssetsDefinition:
         code_version=slices.code_version("versions", {}),
         group_name="reports",
         kinds={"duckdb", "html"},
-        description="A copy of the warehouse for every state that the study was in, and a page on what changed since the one before.",
+        description=explained(
+            "What changed since the study's last kept version: SAEs, metrics with intervals, verdicts and marks.",
+            reads="the metric tables and the findings.",
+            makes="a copy of the warehouse for every state that the study was in, and a page that compares it with the one before.",
+        ),
     )
     def kept_versions(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()
@@ -96,7 +118,11 @@ def rubric_review_asset(study: Study) -> dg.AssetsDefinition:
         code_version=slices.code_version("rubric_review", {}),
         group_name="reports",
         kinds={"parquet", "html"},
-        description="For whoever revises a health rubric: how its marks fall on the SAEs, where it is silent, and where others contradict it.",
+        description=explained(
+            "For whoever revises a health rubric: how its marks fall on the SAEs, where it is silent, and where others contradict it.",
+            reads=f"the metric tables, and the rubrics {', '.join(study.analysis.rubrics)}.",
+            makes="a count of marks per rule with the values judged, remarks, and a page.",
+        ),
     )
     def reviewed(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()

@@ -4,8 +4,11 @@ import dagster as dg
 
 from assets.activations import activations_asset
 from assets.automation import automation, stale_only
+from assets.axes import axes
 from assets.concepts import concept_tables_asset, concepts_asset
 from assets.corpora import corpus_asset, text_asset
+from assets.executors import executor
+from assets.freshness import freshness
 from assets.history import history_asset, rubric_review_asset, versions_asset
 from assets.matching import feature_matches_asset, layer_matches_asset, match_tables_asset
 from assets.metrics import baseline_asset, metrics_asset, scorecard_asset
@@ -15,21 +18,22 @@ from assets.saes import saes_asset
 from assets.sources import derived_source_asset, derived_sources, source_asset
 from assets.subject import subject_asset
 from resources import ComputeResource, HomeResource, WarehouseResource
+from sae_pipeline.execution import Execution
 from sae_pipeline.study import Study
 
 
 def study_definitions(study: Study) -> dg.Definitions:
     """Everything Dagster needs for one study. Importing it reads the study file and imports no torch."""
-    assets = _with_policies(study, lanes(study))
+    assets = dg.with_source_code_references(_with_policies(study, lanes(study)))
     home = HomeResource()
     definitions = dg.Definitions(
         assets=[*assets, *(source_asset(study, name) for name in study.sources if name not in derived_sources(study))],
         resources={
             "home": home,
-            "compute": ComputeResource(device=study.compute.device, threads=study.compute.threads),
+            "compute": ComputeResource(device=study.compute.device, threads=study.compute.threads or Execution.from_environment().threads),
             "warehouse": WarehouseResource(home=home),
         },
-        executor=dg.in_process_executor,
+        executor=executor(),
     )
     return dg.Definitions.merge(definitions, automation(study))
 
@@ -61,7 +65,7 @@ def lanes(study: Study) -> list[dg.AssetsDefinition]:
 
 
 def _with_policies(study: Study, assets: list[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
-    """What holds for every asset is said once: who owns it, which study it belongs to, and when it reruns."""
+    """What holds for every asset is said once: who owns it, its place in the study, when it reruns, how old it may get."""
     upstream: dict[dg.AssetKey, set[dg.AssetKey]] = {}
     for asset in assets:  # upstream first
         direct = set(asset.dependency_keys)
@@ -69,6 +73,11 @@ def _with_policies(study: Study, assets: list[dg.AssetsDefinition]) -> list[dg.A
 
     def apply(spec: dg.AssetSpec) -> dg.AssetSpec:
         condition = stale_only(sorted(upstream[spec.key]))
-        return spec.replace_attributes(automation_condition=condition, owners=["team:interpretability"], tags={"study": study.name})
+        return spec.replace_attributes(
+            automation_condition=condition,
+            owners=["team:interpretability"],
+            tags=axes(study, spec.key),
+            freshness_policy=freshness(study, spec.key),
+        )
 
     return list(dg.map_asset_specs(apply, assets))

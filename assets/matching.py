@@ -2,9 +2,11 @@
 
 import dagster as dg
 
+from assets.displays import table
+from assets.executors import ray_resources
 from assets.gathered import gathered_asset
-from assets.names import key
-from assets.partitions import layers
+from assets.names import explained, key
+from assets.partitions import describe_layers, layers
 from assets.results import result
 from resources import ComputeResource, HomeResource
 from sae_pipeline.stages import matching, slices
@@ -25,18 +27,26 @@ def feature_matches_asset(study: Study) -> dg.AssetsDefinition:
         group_name="matching",
         kinds={"parquet"},
         pool="gpu",
-        description="Which features SAEs share that differ in exactly one factor: match ratios, one-to-one pairings, orphans, union of seeds.",
+        op_tags=ray_resources(study),
+        description=explained(
+            "Which features SAEs share that differ in exactly one factor: mix, expansion, seed, architecture, sparsity or budget.",
+            reads="the directions of all SAEs of a layer, of all mixes and expansion factors"
+            + (f", and their activations on {study.read_for_matching}." if correlated else "."),
+            makes=f"match ratios, one-to-one pairings, orphans and the union over seeds, each beside what chance gives. {describe_layers(study)}",
+        ),
     )
     def matched(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()
         found = matching.match(StudyContext(study, opened, compute.open(opened)), point_of(study, context.partition_key))
-        return result([found], version=found.fingerprint, figures=found.summary)
+        pairs = table({"factor": factor, "possible_pairs": count} for factor, count in found.summary["possible"].items())
+        return result([found], version=found.fingerprint, figures=found.summary | {"possible": pairs})
 
     return matched
 
 
 def layer_matches_asset(study: Study) -> dg.AssetsDefinition:
     """The same arms matched across layers; behind the matches of the hook points, which keep its fan-in under 100."""
+    mix, expansion = study.matched_across_layers
 
     @dg.asset(
         key=key(study, "layer_matches"),
@@ -45,7 +55,12 @@ def layer_matches_asset(study: Study) -> dg.AssetsDefinition:
         group_name="matching",
         kinds={"parquet"},
         pool="gpu",
-        description="How much of each layer's dictionary every other layer's holds, for the first arms of one cell; their directions in the plane.",
+        op_tags=ray_resources(study),
+        description=explained(
+            "How much of each layer's dictionary every other layer's holds.",
+            reads=f"the first arms of {mix} at expansion factor {expansion:g}, at every layer.",
+            makes="match ratios of every pair of layers, and, where the study asks for it, the directions in the plane.",
+        ),
     )
     def across_layers(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()

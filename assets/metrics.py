@@ -4,12 +4,14 @@ from typing import Any
 
 import dagster as dg
 
-from assets.checks import health_check_results, health_check_specs
-from assets.names import key
-from assets.partitions import grid, layers
+from assets.checks import bottom_line_rows, health_check_results, health_check_specs
+from assets.displays import lineage, rows_of, table
+from assets.executors import ray_resources
+from assets.names import explained, key
+from assets.partitions import describe_grid, describe_layers, grid, layers
 from assets.results import check, result
 from resources import ComputeResource, HomeResource
-from sae_pipeline.stages import evaluation, scorecards, slices
+from sae_pipeline.stages import chain, evaluation, scorecards, slices
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import Study, expansion_of, point_of
 
@@ -27,8 +29,14 @@ def baseline_asset(study: Study, held_out: str) -> dg.AssetsDefinition:
         group_name="held_out",
         kinds={"parquet"},
         pool="gpu",
+        op_tags=ray_resources(study),
         check_specs=[ordered],
-        description="Per-document sums of the raw activations; the model's loss with the site intact, zeroed, and set to its mean.",
+        description=explained(
+            f"What no SAE changes on the set {held_out}: the floor and the ceiling of every score.",
+            reads="the activations of this set and the subject model.",
+            makes="sums of the raw activations per document, and the model's loss with the site intact, zeroed and set to its mean. "
+            f"{describe_layers(study)}",
+        ),
     )
     def baseline(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()
@@ -38,7 +46,8 @@ def baseline_asset(study: Study, held_out: str) -> dg.AssetsDefinition:
         # An encoder predicts no next token, so nothing is scored and there is nothing to hurt.
         figures = {"ce_clean": clean, "ce_zero": zeroed} if clean is not None else {"note": "not applicable: the subject is no causal model"}
         checks = [check(asset_key, ordered.name, clean is None or zeroed > clean, blocking=False, **figures)]
-        return result([measured], version=measured.content, figures=measured.summary, checks=checks)
+        shown = measured.summary | rows_of(measured.file("documents.parquet"), partition=True)
+        return result([measured], version=measured.content, figures=shown, checks=checks)
 
     return baseline
 
@@ -58,8 +67,13 @@ def metrics_asset(study: Study, mix: str) -> dg.AssetsDefinition:
         group_name=mix,
         kinds={"parquet"},
         pool="gpu",
+        op_tags=ray_resources(study),
         check_specs=[possible],
-        description="Reconstruction, sparsity, cross-entropy and latent health of every SAE of the cell on every held-out set.",
+        description=explained(
+            f"Every SAE trained on {mix} on every held-out set: reconstruction, sparsity, cross-entropy and latent health.",
+            reads=f"the cell's SAEs, and baselines and activations of {', '.join(study.held_out)}.",
+            makes=f"a row per SAE and set, sums per document, and statistics of every latent. {describe_grid(study)}",
+        ),
     )
     def metrics(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()
@@ -77,6 +91,10 @@ def metrics_asset(study: Study, mix: str) -> dg.AssetsDefinition:
                 if rows[name].notna().any()
             }
             arms = cell.cell.arms
+            shown = ("arm", "evaluation_set", "explained_variance", "l0", "dead_share", "ce_loss_recovered_zero")
+            figures["table"] = table(rows[list(shown)].to_dict("records"))
+            figures["lineage"] = lineage(chain.of_cell(ctx, cell.cell, f"{mix}/metrics {context.partition_key}"))
+            figures |= rows_of(cell.artifact.file("metrics.parquet"), partition=True)
             limits = rows["arm"].map(lambda label: arms[label].k if arms[label].architecture == "topk" else None).astype(float)
             wrong = int(((rows["explained_variance"] > 1) | (rows["l0"] > limits + 1e-9)).sum())
         checks = [check(asset_key, possible.name, wrong == 0, impossible_rows=wrong)]
@@ -97,12 +115,17 @@ def scorecard_asset(study: Study, mix: str) -> dg.AssetsDefinition:
         group_name=mix,
         kinds={"parquet"},
         check_specs=health_check_specs(study, asset_key),
-        description="All SAEs of this mix at one layer: configuration, metrics, and health marks by the study's rubrics.",
+        description=explained(
+            f"How healthy the SAEs trained on {mix} are, layer by layer: configuration, metrics, and marks by the study's rubrics.",
+            reads="the metrics of this mix at all expansion factors.",
+            makes=f"a mark per SAE and metric by {', '.join(study.analysis.rubrics)}; the checks are those of the first rubric. {describe_layers(study)}",
+        ),
     )
     def scorecard(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()
         card = scorecards.draw(StudyContext(study, opened, compute.open(opened)), mix, point_of(study, context.partition_key))
         checks = health_check_results(study, asset_key, card, context.partition_key)
-        return result([card], version=card.content, figures=card.summary, checks=checks)
+        figures = card.summary | {"table": table(bottom_line_rows(study, card))} | rows_of(card.file("sae_metrics.parquet"), partition=True)
+        return result([card], version=card.content, figures=figures, checks=checks)
 
     return scorecard

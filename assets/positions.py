@@ -4,9 +4,10 @@ from typing import Any
 
 import dagster as dg
 
+from assets.executors import ray_resources
 from assets.gathered import gathered_asset
-from assets.names import key
-from assets.partitions import layers
+from assets.names import explained, key
+from assets.partitions import describe_layers, layers
 from assets.results import check, result
 from resources import ComputeResource, HomeResource
 from sae_pipeline.stages import positions, slices
@@ -16,7 +17,7 @@ from sae_pipeline.study import Study, point_of
 
 def positions_asset(study: Study) -> dg.AssetsDefinition:
     """One hook point read with its position embeddings as they are, zeroed and shuffled."""
-    evaluation_set, mix, _ = study.read_for_positions
+    evaluation_set, mix, expansion = study.read_for_positions
     asset_key = key(study, "positions")
     vanishes = dg.AssetCheckSpec(
         "loss_needs_positions", asset=asset_key, blocking=False, description="Zeroing and shuffling the position embeddings raises the model's loss."
@@ -30,8 +31,13 @@ def positions_asset(study: Study) -> dg.AssetsDefinition:
         group_name="positions",
         kinds={"parquet"},
         pool="gpu",
+        op_tags=ray_resources(study),
         check_specs=[vanishes],
-        description="Activations, latents and losses by position in the context, with the position embeddings intact, zeroed and shuffled.",
+        description=explained(
+            "What a token's position does: activations, latents and losses with the position embeddings intact, zeroed and shuffled.",
+            reads=f"the set {evaluation_set}, and the first arm of each architecture of {mix} at expansion factor {expansion:g}.",
+            makes=f"figures by position in the context. {describe_layers(study)}",
+        ),
     )
     def measured(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()

@@ -23,7 +23,14 @@ def result(
     found = sum(a.reused for a in artifacts) if reused is None else reused
     metadata: dict[str, Any] = {name: value for name, value in figures.items() if value is not None}
     if len(artifacts) == 1:
-        metadata |= {"fingerprint": artifacts[0].fingerprint, "path": dg.MetadataValue.path(str(artifacts[0].path))}
+        made_by = artifacts[0].manifest
+        metadata |= {
+            "fingerprint": artifacts[0].fingerprint,
+            "content": artifacts[0].content,
+            "path": dg.MetadataValue.path(str(artifacts[0].folder)),
+            "made": f"{made_by['created']} on {made_by['host']} in {made_by['seconds']:.1f} s",
+            "made_with": ", ".join(f"{name} {version}" for name, version in sorted(made_by["libraries"].items())),
+        }
     return dg.MaterializeResult(data_version=dg.DataVersion(version), metadata=metadata | {COMPUTED: made, REUSED: found}, check_results=checks)
 
 

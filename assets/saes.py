@@ -1,19 +1,21 @@
 """Trained SAEs of a lane, one partition per cell (layer x expansion factor), every arm of the cell inside."""
 
-import base64
 from typing import Any
 
 import dagster as dg
 
-from assets.names import key
-from assets.partitions import grid
+from assets.displays import lineage, picture, table
+from assets.executors import ray_resources
+from assets.names import describe_shares, explained, key
+from assets.partitions import describe_grid, grid
 from assets.results import check, result
 from resources import ComputeResource, HomeResource
 from sae_pipeline.launcher.outcome import COMPUTED, REUSED
 from sae_pipeline.saes.divergence import DivergedArms
-from sae_pipeline.stages import saes, slices
+from sae_pipeline.stages import chain, saes, slices
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import Study, expansion_of, point_of
+from sae_pipeline.study.section import as_tuple
 
 
 def saes_asset(study: Study, mix: str) -> dg.AssetsDefinition:
@@ -32,8 +34,14 @@ def saes_asset(study: Study, mix: str) -> dg.AssetsDefinition:
         group_name=mix,
         kinds={"pytorch", "safetensors"},
         pool="gpu",
+        op_tags=ray_resources(study),
         check_specs=[sparse, finite],
-        description="The cell's arms (architecture x sparsity x token budget x seed), trained side by side on one stream; SAELens folders.",
+        metadata={"arms": table(_arms(study, mix))},
+        description=explained(
+            f"Sparse autoencoders trained on {mix} ({describe_shares(study.mixes[mix])}).",
+            reads="the activations of this mix, once per cell: its arms are trained side by side in the same order of the data.",
+            makes=f"a SAELens folder per arm (architecture, sparsity, token budget, seed; the table below lists them). {describe_grid(study)}",
+        ),
     )
     def trained(context: dg.AssetExecutionContext, home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()
@@ -52,23 +60,20 @@ def saes_asset(study: Study, mix: str) -> dg.AssetsDefinition:
         if rows:
             figures |= {f"mean_{name}": sum(s[name] for *_, s in rows) / len(rows) for name in ("final_loss", "final_l0", "dead_share")}
             # An arm that branched off another's trunk counts only the steps it took itself.
-            figures["seconds"] = sum(s["seconds"] * (1 - s["trunk_steps"] / s["steps"]) for *_, s in rows)
+            figures["seconds"] = round(sum(s["seconds"] * (1 - s["trunk_steps"] / s["steps"]) for *_, s in rows), 2)
             figures["training"] = _curves(cell)
-            figures["table"] = dg.MetadataValue.table(
-                [
-                    dg.TableRecord(
-                        {
-                            "sae": label,
-                            "sparsity": w,
-                            "loss": s["final_loss"],
-                            "l0": s["final_l0"],
-                            "dead": s["dead_share"],
-                            "per_second": s["tokens_per_second"],
-                        }
-                    )
-                    for label, w, s in rows
-                ]
+            figures["table"] = table(
+                {
+                    "sae": label,
+                    "sparsity": w,
+                    "loss": s["final_loss"],
+                    "l0": s["final_l0"],
+                    "dead": s["dead_share"],
+                    "per_second": s["tokens_per_second"],
+                }
+                for label, w, s in rows
             )
+            figures["lineage"] = lineage(chain.of_cell(ctx, cell.cell, *map(cell.cell.sae_id, cell.saes)))
         checks = [
             check(asset_key, sparse.name, off <= 0.15, blocking=False, worst_relative_miss=off),
             check(asset_key, finite.name, not stopped, blocking=False, diverged=stopped or "none"),
@@ -79,7 +84,7 @@ def saes_asset(study: Study, mix: str) -> dg.AssetsDefinition:
 
 
 def _curves(cell: saes.TrainedCell) -> dg.MarkdownMetadataValue:
-    """The cell's training curves as a picture, one line per SAE."""
+    """The cell's training curves, one line per SAE."""
     import pandas as pd
 
     from sae_pipeline.reports.style import figure_png
@@ -89,5 +94,19 @@ def _curves(cell: saes.TrainedCell) -> dg.MarkdownMetadataValue:
     curves = pd.DataFrame(saes.training_rows(cell))
     curves["architecture"] = [arms[sae_id].architecture for sae_id in curves["sae_id"]]
     curves["l0_ratio"] = curves["l0"] / [arms[sae_id].sparsity for sae_id in curves["sae_id"]]
-    picture = base64.b64encode(figure_png(against_tokens(curves, "Training of the cell's SAEs"))).decode()
-    return dg.MetadataValue.md(f"![training curves](data:image/png;base64,{picture})")
+    return picture(figure_png(against_tokens(curves, "Training of the cell's SAEs")), "training curves")
+
+
+def _arms(study: Study, mix: str) -> list[dict[str, Any]]:
+    """The entries of ``saes.arms`` that this mix is trained with."""
+    return [
+        {
+            "architecture": group.architecture,
+            "sparsity": ", ".join(f"{value:g}" for value in as_tuple(group.k if group.k is not None else group.target_l0)),
+            "tokens": ", ".join(f"{tokens:,}" for tokens in as_tuple(group.tokens or study.saes.defaults.tokens)),
+            "seeds": ", ".join(map(str, group.seeds)),
+            "only": ", ".join(f"{axis} {chosen}" for axis, chosen in group.only.model_dump(exclude_none=True, exclude={"mixes"}).items()),
+        }
+        for group in study.saes.arms
+        if mix in (group.only.mixes or study.mixes)
+    ]

@@ -2,7 +2,9 @@
 
 import dagster as dg
 
-from assets.names import key
+from assets.axes import axes
+from assets.executors import ray_resources
+from assets.names import explained, key
 from assets.results import result
 from resources import ComputeResource, HomeResource
 from sae_pipeline.stages import derived, slices, sources
@@ -23,9 +25,16 @@ WORDS = {
 
 def source_asset(study: Study, name: str) -> dg.SourceAsset | dg.AssetsDefinition:
     """A text source; observing it records the version of the text, so that new text makes its corpora stale."""
-    declared = study.sources[name]
+    declared, asset_key = study.sources[name], key(study, "sources", name)
 
-    @dg.observable_source_asset(key=key(study, "sources", name), group_name="sources", description=WORDS[declared.kind])
+    @dg.observable_source_asset(
+        key=asset_key,
+        group_name="sources",
+        tags=axes(study, asset_key),
+        metadata={"declared": declared.model_dump(mode="json", exclude_defaults=True)},
+        description=f"{WORDS[declared.kind]} {_read_by(study, name)}\n\nObserving it records the version of the text: a hash of what it holds, or the "
+        "commit of the hub. Where that changed, what is made from it is stale.",
+    )
     def observed(home: HomeResource) -> dg.DataVersion:
         return dg.DataVersion(sources.observe(StudyContext.open(study, home.open()), name))
 
@@ -46,7 +55,13 @@ def derived_source_asset(study: Study, name: str) -> dg.AssetsDefinition:
         group_name="sources",
         kinds={"parquet"},
         pool="gpu",
-        description=WORDS[declared.kind],
+        op_tags=ray_resources(study),
+        metadata={"declared": declared.model_dump(mode="json", exclude_defaults=True)},
+        description=explained(
+            f"{WORDS[declared.kind]} {_read_by(study, name)}",
+            reads=", ".join(up.path[-1] for up in upstream) + ".",
+            makes="documents that are stored once and read like those of any other source.",
+        ),
     )
     def made(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()
@@ -54,6 +69,13 @@ def derived_source_asset(study: Study, name: str) -> dg.AssetsDefinition:
         return result([text], version=text.fingerprint, figures=text.summary)
 
     return made
+
+
+def _read_by(study: Study, name: str) -> str:
+    mixes = [mix for mix, shares in study.mixes.items() if shares.get(name, 0) > 0]
+    sets = [held_out for held_out, declared in study.held_out.items() if declared.shares.get(name, 0) > 0]
+    parts = [f"{where} {name}" for where, names in (("training mix", mixes), ("evaluation set", sets)) for name in names]
+    return f"Part of {', '.join(parts)}." if parts else "Read by no mix and no evaluation set itself."
 
 
 def derived_sources(study: Study) -> list[str]:

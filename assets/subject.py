@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from assets.names import key
+from assets.executors import ray_resources
+from assets.names import explained, key
 from assets.results import check, result
 from resources import ComputeResource, HomeResource
 from sae_pipeline.stages import slices, subject
@@ -17,6 +18,14 @@ def subject_asset(study: Study) -> dg.AssetsDefinition:
         "beats_a_unigram_model", asset=asset_key, blocking=True, description="Held-out loss is well below word frequencies alone."
     )
 
+    shape = study.subject.bundled
+    origin = (
+        f"trained here on the study's own text, {shape.n_layers} blocks of width {shape.d_model}"
+        if bundled
+        else f"{study.subject.model}" + (f" at {study.subject.revision}" if study.subject.revision else "")
+    )
+    control = " with randomised weights, as a control" if study.subject.weights == "randomised" else ""
+
     @dg.asset(
         key=asset_key,
         deps=[key(study, "sources", name) for name in slices.bundled_sources(study)] if bundled else [],
@@ -24,8 +33,13 @@ def subject_asset(study: Study) -> dg.AssetsDefinition:
         group_name="subject",
         kinds={"pytorch", "huggingface"},
         pool="gpu",
+        op_tags=ray_resources(study),
         check_specs=[spec] if bundled else [],
-        description="The language model whose activations are studied" + (", trained here on the study's own text." if bundled else "."),
+        description=explained(
+            f"The language model whose activations are studied: {origin}{control}.",
+            reads=f"{shape.tokens:,} tokens, evenly from the sources it is trained on." if bundled else "the checkpoint.",
+            makes=("a Hugging Face checkpoint with its tokenizer, and " if bundled else "") + "a record of its shape, weights and tokenizer by hash.",
+        ),
     )
     def subject_model(home: HomeResource, compute: ComputeResource) -> dg.MaterializeResult:
         opened = home.open()

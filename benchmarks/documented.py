@@ -16,6 +16,7 @@ from typing import Any
 import evaluate
 import harvest
 import match
+import orchestrate
 import recovery
 import train_memory
 import training_table
@@ -29,6 +30,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "train_memory.py": train_memory.rendered,
     "recovery.py": recovery.rendered,
     "match.py": lambda found: f"```\n{match.rendered(found)}\n```",
+    "orchestrate.py": lambda found: f"```\n{orchestrate.rendered(found)}\n```",
 }
 PLACE = re.compile(r"(<!-- figures: python benchmarks/(?P<program>\w+\.py) --render (?P<file>\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dagster as dg
+from pydantic import Field
 
 from sae_pipeline.compute import Compute
 from sae_pipeline.store import Home
@@ -15,8 +16,10 @@ class ComputeResource(dg.ConfigurableResource):
     because the kernel drops it however the process ends.
     """
 
-    device: str = "auto"
-    threads: int | None = None
+    device: str = Field(
+        "auto", description="auto (any CUDA device, else MPS, else the CPU), cpu, cuda, cuda:1 or mps; the default is the study's own"
+    )
+    threads: int | None = Field(default=None, description="CPU threads of torch; left out: torch's own choice")
 
     def open(self, home: Home) -> Compute:
         """The engine's view of the device, with its lock files in the home."""

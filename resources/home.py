@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import dagster as dg
+from pydantic import Field
 
 from sae_pipeline.store import Home
 
@@ -12,7 +13,7 @@ from sae_pipeline.store import Home
 class HomeResource(dg.ConfigurableResource):
     """Where artifacts, reports and locks lie; empty takes ``SAE_HOME``, by default ``.sae`` in the working directory."""
 
-    root: str = ""
+    root: str = Field(default="", description="the home folder; empty: SAE_HOME, by default .sae in the working directory")
 
     def open(self) -> Home:
         """The engine's view of the folder."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from pydantic import Field
 
 from resources.home import HomeResource
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class WarehouseResource(dg.ConfigurableResource):
     """Read access to ``warehouse.duckdb``, which only ``metric_tables`` and ``findings`` write."""
 
-    home: HomeResource
+    home: HomeResource = Field(description="the home whose studies/<name>/warehouse.duckdb is read")
 
     @contextmanager
     def connect(self, study: str) -> Iterator[duckdb.DuckDBPyConnection]:

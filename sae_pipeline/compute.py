@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sae_pipeline.errors import DeviceError
+from sae_pipeline.execution import Execution
 from sae_pipeline.store.locks import lease
 
 
@@ -43,11 +47,27 @@ class Compute:
     @contextmanager
     def lease(self) -> Iterator[str]:
         """Hold the first free device; the kernel lets go of it when the process dies."""
-        devices = self.devices()
-        by_lock = {self.locks / f"device-{name.replace(':', '-')}.lock": name for name in devices}
+        by_lock = {self.locks / f"device-{place}.lock": name for name in self.devices() for place in _places(name)}
         with lease(list(by_lock)) as lock:
             import torch
 
             if self.threads is not None:
                 torch.set_num_threads(self.threads)
             yield by_lock[lock]
+
+
+def _places(device: str) -> Iterator[str]:
+    """What is leased of a device: a GPU by the number that this machine knows it by, as often as steps share it; the CPU once per worker.
+
+    The machine's name is part of it, because several machines may share a home.
+    """
+    host, execution = platform.node(), Execution.from_environment()
+    if device == "cpu":
+        yield from (f"{host}-cpu-{n}" for n in range(execution.workers or 1))
+        return
+    kind, _, number = device.partition(":")
+    # Ray gives each step its GPU by this variable, and the step then calls it cuda:0.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if kind == "cuda" else []
+    place = f"{host}-{kind}-{re.sub(r'[^A-Za-z0-9]', '-', visible[int(number)]) if number and any(visible) else number}"
+    yield place
+    yield from (f"{place}-share-{n}" for n in range(1, execution.steps_per_gpu))

@@ -6,11 +6,19 @@ The command line prints it without a traceback and exits with the class's ``exit
 
 from __future__ import annotations
 
+from sae_pipeline.safety.text import plain, without_secrets
+
 
 class SaePipelineError(Exception):
-    """Base of every error a user can cause or mend; ``exit_code`` is what the command line returns."""
+    """Base of every error a user can cause or mend; ``exit_code`` is what the command line returns.
+
+    Messages quote what was found, which may be anybody's text: control characters are written out, and secrets left out.
+    """
 
     exit_code: int = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(plain(without_secrets(str(message))))
 
 
 class BadInput(SaePipelineError):
@@ -39,6 +47,10 @@ class StorageError(SaePipelineError):
     """The store cannot be read or written: no space, no permission, or an artifact that is not there yet."""
 
 
+class SharedStoreError(StorageError):
+    """The store that several machines share cannot be reached, refuses, or is not fit to be shared."""
+
+
 class DamagedArtifact(StorageError):
     """A stored artifact whose bytes differ from its manifest; it was moved to quarantine and must be recomputed."""
 
@@ -51,5 +63,5 @@ class ExportError(SaePipelineError):
     """An SAE that another library's format does not reproduce; nothing was left behind."""
 
 
-class HubError(SaePipelineError):
-    """The Hugging Face hub cannot be reached, or refuses what was asked of it."""
+class HubError(BadInput):
+    """The Hugging Face hub cannot be reached, or refuses what was asked of it; like a source or a subject that is out of reach, exit code 2."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sae_pipeline.progress import Track, listening
+from sae_pipeline.safety.text import plain
 
 if TYPE_CHECKING:
     from sae_pipeline.stages.chain import Chain
@@ -24,9 +25,9 @@ def show_progress(*, quiet: bool) -> Iterator[Callable[[str, int], Any]]:
         yield lambda asset, partitions: print(f"{asset}: {partitions} to run", file=sys.stderr, flush=True)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[figures]}"),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[figures]}", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
@@ -41,36 +42,43 @@ def show_progress(*, quiet: bool) -> Iterator[Callable[[str, int], Any]]:
                 bars.remove_task(tasks.pop(id(track)))
 
         with listening(show):
-            yield lambda asset, partitions: bars.console.print(f"{asset}: {partitions} to run")
+            yield lambda asset, partitions: bars.console.print(f"{asset}: {partitions} to run", markup=False)
+
+
+def say(line: str) -> None:
+    """A line that quotes names of somebody else's."""
+    print(plain(line))
 
 
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    """Rows as an aligned table; floats with four digits."""
+    """Rows as an aligned table; floats with four digits. Brackets in a cell are brackets, and no markup."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     for column in columns:
         table.add_column(column, no_wrap=True)
     for row in rows:
-        table.add_row(*(f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c] if row[c] is not None else "–") for c in columns))
+        cells = (f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c] if row[c] is not None else "–") for c in columns)
+        table.add_row(*(Text(plain(cell)) for cell in cells))
     # As wide as its content: an id that is cut short cannot be used.
     Console(width=1000).print(table)
 
 
 def print_chain(chain: Chain) -> None:
     """An SAE's chain, an artifact per paragraph, upstream first; the SAE itself is marked."""
-    print(f"subject model: {_listed({name: value for name, value in chain.subject.items() if isinstance(value, str | int | float)})}")
+    say(f"subject model: {_listed({name: value for name, value in chain.subject.items() if isinstance(value, str | int | float)})}")
     for link in (*chain.before, chain.sae, *chain.after):
-        print(f"\n{'→ ' if link is chain.sae else ''}{link.what} ({link.stage} {link.fingerprint}, content {link.content})")
-        print(f"  made {link.created} in {link.seconds:.3g} s on {link.host} with {_listed(link.libraries)}")
+        say(f"\n{'→ ' if link is chain.sae else ''}{link.what} ({link.stage} {link.fingerprint}, content {link.content})")
+        say(f"  made {link.created} in {link.seconds:.3g} s on {link.host} with {_listed(link.libraries)}")
         if link.made_from:
-            print(f"  from {', '.join(link.made_from)}")
+            say(f"  from {', '.join(link.made_from)}")
         for text in link.text:
             known = {"data version": text["data_version"]} | ({"commit": text["commit"]} if text["commit"] else {})
             amount = f"{text['documents']:,} documents, {text['tokens']:,} tokens"
             read_as = {name: value for name, value in text["read_as"].items() if value not in (None, [], {})}
-            print(f"  {100 * text['share']:g} % {text['source']}, {_listed(known)}: {amount} ({_listed(read_as)})")
+            say(f"  {100 * text['share']:g} % {text['source']}, {_listed(known)}: {amount} ({_listed(read_as)})")
 
 
 def _listed(values: dict[str, Any]) -> str:

@@ -38,3 +38,8 @@ def chromium(folder: Path) -> Iterator[Any]:
         context.set_default_timeout(40_000)
         yield context
         context.close()
+
+
+def visit(page: Any, url: str) -> None:
+    """Open a page without waiting for a quiet network: Dagster's UI never stops polling."""
+    page.goto(url, wait_until="domcontentloaded")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_table import as_markdown, by_kind, rows_of, write_page
 from small_study import WORDS, SmallStudy, toy_documents
 
 SLOW_FIRST = ("ui", "faults", "pipeline")
@@ -16,6 +17,18 @@ SLOW_FIRST = ("ui", "faults", "pipeline")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow folders first, everything else in its order."""
     items.sort(key=lambda item: SLOW_FIRST.index(item.path.parent.name) if item.path.parent.name in SLOW_FIRST else len(SLOW_FIRST))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-page", type=Path, help="Markdown page into which the table of the fault suite is written")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The table of the fault suite, where some of it was run."""
+    if rows := rows_of(terminalreporter):
+        terminalreporter.write_line("\n" + as_markdown(by_kind(rows)))
+        if (page := config.getoption("--fault-page")) is not None:
+            write_page(page, rows)
 
 
 @pytest.fixture(scope="session")

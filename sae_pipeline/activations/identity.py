@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_pipeline.errors import SubjectError
+from sae_pipeline.safety.hub_address import hub_endpoint
 from sae_pipeline.store.fingerprints import digest, file_sha256
 
 CHECKPOINT_FILES = (
@@ -26,8 +27,13 @@ CHECKPOINT_FILES = (
     "*.safetensors*",
     "*.bin*",
     "*.model",
+    "*.py",
 )
 """What decides a checkpoint's behaviour; model cards, licences and training logs do not."""
+
+SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+"""A checkpoint's weights, or the list of the files that hold their parts."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -67,11 +73,36 @@ def local_checkpoint(model: str) -> Path | None:
         raise SubjectError(
             f"{folder}: expected a Hugging Face checkpoint with a config.json, found a folder without one; correct subject.model"
         ) from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise SubjectError(
             f"{folder / 'config.json'}: expected the configuration of a model, found a file that cannot be used ({error}); save the model again"
         ) from None
+    _check_shards(folder)
     return folder
+
+
+def untrusted(model: str) -> str:
+    """What to say of a checkpoint or tokenizer that transformers cannot read without running the checkpoint's own code."""
+    return (
+        f"{model}: expected a checkpoint that transformers can load by itself, found one that brings Python code of its own; "
+        "read that code, and set subject.trust_remote_code: true to have it run"
+    )
+
+
+def _check_shards(folder: Path) -> None:
+    """Refuse a checkpoint whose list of weight files leads out of its folder, where nobody knows them by their contents (SubjectError)."""
+    for index in (folder / name for name in (SAFE_WEIGHTS[1], PICKLED_WEIGHTS[1])):
+        if not index.exists():
+            continue
+        try:
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            odd = next((name for name in named if Path(name).name != name), None)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise SubjectError(
+                f"{index}: expected a list of weight files, found a file that cannot be used ({error}); save the model again"
+            ) from None
+        if odd is not None:
+            raise SubjectError(f"{index}: expected files beside it, found '{odd}'; copy the file into the folder and save the model again")
 
 
 def checkpoint_digest(folder: Path) -> str:
@@ -109,8 +140,9 @@ def resolve_commit(model: str, revision: str | None) -> str:
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     named = model if revision is None else f"{model}@{revision}"
+    endpoint = hub_endpoint()
     try:
-        commit = HfApi().model_info(model, revision=revision, timeout=20).sha
+        commit = HfApi(endpoint=endpoint).model_info(model, revision=revision, timeout=20).sha
     except GatedRepoError:
         raise SubjectError(
             f"{named}: expected a model that may be read, found one whose licence was not accepted; accept it on the hub and set HF_TOKEN"

@@ -6,17 +6,19 @@ those of the published checkpoint and one backend serves harvesting and evaluati
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sae_pipeline.activations.fused_gelu import fuse_gelu
-from sae_pipeline.activations.identity import checkpoint_state, local_checkpoint, resolve_commit
+from sae_pipeline.activations.identity import PICKLED_WEIGHTS, SAFE_WEIGHTS, checkpoint_state, local_checkpoint, resolve_commit, untrusted
 from sae_pipeline.activations.randomised import randomise_weights
 from sae_pipeline.activations.splicing import CleanStreams, Replacement, Splice, checked
 from sae_pipeline.errors import DeviceError, SubjectError
@@ -57,7 +59,15 @@ class SubjectModel:
 
     @classmethod
     def load(
-        cls, model: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu", *, randomised: int | None = None
+        cls,
+        model: str,
+        revision: str | None = None,
+        dtype: str = "float32",
+        device: str = "cpu",
+        *,
+        randomised: int | None = None,
+        trust_remote_code: bool = False,
+        pickled_weights: bool = False,
     ) -> SubjectModel:
         """Load a local checkpoint folder or a hub model; equal arguments give the model loaded before in this process.
 
@@ -69,6 +79,8 @@ class SubjectModel:
             dtype: precision of weights and activations.
             device: where the model runs.
             randomised: seed of a control with random weights in place of the trained ones, see :func:`randomise_weights`.
+            trust_remote_code: whether Python files of the checkpoint are run.
+            pickled_weights: whether weights are read from a pickled file, its tensors alone, where there is no safetensors file.
 
         Raises:
             SubjectError: unknown path or model, unreadable weights, hub out of reach, or an unsupported architecture.
@@ -79,17 +91,20 @@ class SubjectModel:
             model = str(folder.resolve())
         else:
             revision = resolve_commit(model, revision)
-        key = (model, revision, dtype, device, randomised, checkpoint_state(folder) if folder else None)
+        key = (model, revision, dtype, device, randomised, trust_remote_code, pickled_weights, checkpoint_state(folder) if folder else None)
         with _loading:
             if key not in _loaded:
-                _loaded[key] = cls._boot(model, None if folder else revision, dtype, device, randomised)
+                commit = None if folder else revision
+                if not pickled_weights:
+                    _require_safetensors(model, commit)
+                _loaded[key] = cls._boot(model, commit, dtype, device, randomised, trust_remote_code)
             _loaded.move_to_end(key)
             while len(_loaded) > KEPT:
                 _loaded.popitem(last=False)
             return _loaded[key]
 
     @classmethod
-    def _boot(cls, model: str, revision: str | None, dtype: str, device: str, randomised: int | None = None) -> SubjectModel:
+    def _boot(cls, model: str, revision: str | None, dtype: str, device: str, randomised: int | None, trust_remote_code: bool) -> SubjectModel:
         try:
             where = torch.device(device)
             torch.empty(1, device=where)
@@ -100,17 +115,22 @@ class SubjectModel:
         from transformer_lens.model_bridge import TransformerBridge
         from transformers.utils import logging
 
+        os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # the library would ask a service on the hub to convert pickled weights
         logging.disable_progress_bar()  # weights load in seconds, and the bars would end in Dagster's logs
         precision: torch.dtype = getattr(torch, dtype)
         bridge: Any  # its attributes are resolved at run time
         try:
             # A head that the checkpoint lacks (an encoder saved without one) is drawn at random while it loads.
             with torch.random.fork_rng(devices=[]):
-                weights = None if randomised is None else _randomised(model, revision, precision, randomised).to(where)
-                bridge = TransformerBridge.boot_transformers(model, revision=revision, dtype=precision, device=device, hf_model=weights)
+                weights = None if randomised is None else _randomised(model, revision, precision, randomised, trust_remote_code).to(where)
+                bridge = TransformerBridge.boot_transformers(
+                    model, revision=revision, dtype=precision, device=device, hf_model=weights, trust_remote_code=trust_remote_code
+                )
             fuse_gelu(bridge.original_model)
             bridge.eval()
         except Exception as error:  # transformers, safetensors and the hub client each raise their own kinds
+            if not trust_remote_code and "trust_remote_code" in str(error):
+                raise SubjectError(untrusted(model)) from None
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise SubjectError(
                 f"{model}: expected a language model (causal or masked) with weights and a tokenizer that TransformerLens can load, found: {reason[0].rstrip('.')[:300]} ({type(error).__name__}); "
@@ -236,13 +256,34 @@ class SubjectModel:
         return Splice(self, tokens, hook, streams)
 
 
-def _randomised(model: str, revision: str | None, dtype: torch.dtype, seed: int) -> Any:
+def _require_safetensors(model: str, revision: str | None) -> None:
+    """Refuse weights that are pickled alone, before any of them is read (SubjectError)."""
+    from transformers.utils import cached_file
+
+    def there(name: str) -> bool:
+        try:
+            return cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False) is not None
+        except OSError:  # gated, or the hub is away: told when the model is loaded
+            return True
+
+    if Path(model).is_dir() and not any((Path(model) / name).exists() for name in PICKLED_WEIGHTS):
+        return  # where there are no weights at all, loading tells it
+    if not any(map(there, SAFE_WEIGHTS)):
+        raise SubjectError(
+            f"{model}: expected weights as safetensors ({SAFE_WEIGHTS[0]}), found no such file; convert the checkpoint, or set "
+            f"subject.pickled_weights: true to have the tensors of its {PICKLED_WEIGHTS[0]} read and nothing else of it unpickled"
+        )
+
+
+def _randomised(model: str, revision: str | None, dtype: torch.dtype, seed: int, trust_remote_code: bool) -> Any:
     """The transformers model that the bridge would load, on the CPU and with random weights."""
     from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
     from transformer_lens.model_bridge.sources.transformers import get_hf_model_class_for_architecture
     from transformers import AutoConfig
 
-    architecture = determine_architecture_from_hf_config(AutoConfig.from_pretrained(model, revision=revision))
-    weights = get_hf_model_class_for_architecture(architecture).from_pretrained(model, revision=revision, dtype=dtype)
+    architecture = determine_architecture_from_hf_config(AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code))
+    weights = get_hf_model_class_for_architecture(architecture).from_pretrained(
+        model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
+    )
     randomise_weights(weights, seed)
     return weights

@@ -29,6 +29,9 @@ STATED = ("dead_share", "dense_share@0.1", "decoder_top100_pair_cos")
 HIGHER, LOWER, UNCLEAR, EQUAL = "higher", "lower", "no clear change", "the same"
 """What is said of a difference: its interval lies above zero, below it, across it, or nothing differs at all."""
 
+CHANGED, NOW_TESTABLE, NO_LONGER_TESTABLE, IN_ONE_ALONE = "another verdict", "testable only after", "testable only before", "in one study alone"
+"""What became of a finding whose row differs."""
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -192,7 +195,8 @@ def changed_verdicts(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """Findings whose verdict differs, or that only one study has.
 
     Columns: ``id``, ``claim``, ``scope``, ``site``, ``verdict_before``, ``verdict_after`` (missing where there is no such
-    finding), and ``estimate``, ``low`` and ``high`` of both.
+    finding), ``estimate``, ``low`` and ``high`` of both, and ``turned``: another verdict is one thing, a study that can or cannot
+    test the claim at all is another.
     """
     figures = ["verdict", "estimate", "low", "high"]
     kept = ["id", "scope", "site"]
@@ -200,8 +204,11 @@ def changed_verdicts(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
         after[[*kept, "claim", *figures]], on=kept, how="outer", suffixes=("_before", "_after"), sort=False
     )
     both["claim"] = both.pop("claim_after").fillna(both.pop("claim_before"))
-    changed = both[both["verdict_before"].fillna("") != both["verdict_after"].fillna("")]
-    return changed.reset_index(drop=True)
+    changed = both[both["verdict_before"].fillna("") != both["verdict_after"].fillna("")].reset_index(drop=True)
+    one, other = changed["verdict_before"], changed["verdict_after"]
+    kinds = [one.isna() | other.isna(), one == "not_testable", other == "not_testable"]
+    changed["turned"] = np.select(kinds, [IN_ONE_ALONE, NOW_TESTABLE, NO_LONGER_TESTABLE], CHANGED)
+    return changed
 
 
 def changed_marks(before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:

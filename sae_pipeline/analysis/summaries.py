@@ -26,7 +26,7 @@ FIGURES = ["estimate", "low", "high", "n", "documents", "seeds"]
 
 
 def matrix(evidence: Evidence, study: Study, metric: str = "explained_variance") -> pd.DataFrame:
-    """Training mix against evaluation set, per layer.
+    """Training mix against evaluation set, per layer, over the arms that all mixes with SAEs at the layer have.
 
     Columns: ``layer``, ``mix``, ``evaluation_set``, ``metric``, ``estimate``, ``low``, ``high``, ``n`` (SAEs averaged),
     ``documents``, ``seeds``.
@@ -35,10 +35,13 @@ def matrix(evidence: Evidence, study: Study, metric: str = "explained_variance")
     mixes = [mix for mix in study.mixes if mix in set(evidence.design["mix"])]
     rows = []
     for layer in _levels(evidence.design, "layer"):
-        units = evidence.matched("mix", mixes, sets, metric=metric, layer=layer)
+        there = set(evidence.design.loc[evidence.design["layer"] == layer, "mix"])
+        units = evidence.matched("mix", [mix for mix in mixes if mix in there], sets, metric=metric, layer=layer)
         for mix in mixes:
+            matched = units if mix in there else units.iloc[:0]
             rows += [
-                {"layer": layer, "mix": mix, "evaluation_set": name, "metric": metric} | _figures(evidence, units, mix, name, metric) for name in sets
+                {"layer": layer, "mix": mix, "evaluation_set": name, "metric": metric} | _figures(evidence, matched, mix, name, metric)
+                for name in sets
             ]
     return pd.DataFrame(rows, columns=["layer", "mix", "evaluation_set", "metric", *FIGURES])
 

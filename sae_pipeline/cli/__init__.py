@@ -1,6 +1,7 @@
 """The command line: each command is a few lines over the engine or the launcher.
 
-Exit codes: 0 done, 1 some cells failed (the rest finished), 2 bad input.
+Exit codes: 0 done, 1 some cells failed (the rest finished) or a disk, store or database refused, 2 bad input, which includes a hub that
+cannot be reached, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations

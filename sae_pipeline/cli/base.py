@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +16,23 @@ if TYPE_CHECKING:
 
 HELP = """Sparse autoencoders from a study file: corpora, activations, SAEs, metrics, and a report with evidence.
 
-Exit codes: 0 done, 1 some cells failed (the rest finished), 2 bad input.
+Exit codes: 0 done, 1 some cells failed (the rest finished) or a disk, store or database refused, 2 bad input, which includes a hub
+that cannot be reached, 130 stopped by Ctrl-C.
 """
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 StudyPath = Annotated[str, typer.Argument(metavar="STUDY", help="Study file, for example studies/quickstart.yaml")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line")]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends a launch with a sentence and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped; finished work is kept and the next run goes on from it", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def open_study(path: str) -> StudyContext:

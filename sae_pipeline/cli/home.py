@@ -34,19 +34,31 @@ def presets(as_json: Json = False) -> None:
 def gc(
     studies: Annotated[list[str], typer.Argument(metavar="STUDY…", help="Study files whose artifacts are kept")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, remove nothing")] = False,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Remove it from the store that machines share (SAE_STORE) too, unless it came within the last day")
+    ] = False,
+    recent: Annotated[bool, typer.Option("--recent", help="With --shared: what came within the last day too")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove from the store what none of the named studies needs."""
-    from sae_pipeline.stages.cleaning import reclaim
+    """Remove from the store what none of the named studies needs, and from Dagster's event log the runs of more than a month ago."""
+    from sae_pipeline.launcher import open_instance
+    from sae_pipeline.launcher.forgetting import forget_runs
+    from sae_pipeline.stages.cleaning import reclaim, reclaim_shared
 
-    gone = reclaim([open_study(study) for study in studies], dry_run=dry_run)
+    opened = [open_study(study) for study in studies]
+    runs = forget_runs(open_instance(opened[0].home), opened[0].home, dry_run=dry_run)
+    gone = reclaim_shared(opened, recent=recent, dry_run=dry_run) if shared else []
+    gone += reclaim(opened, dry_run=dry_run)
     size = sum(item.bytes for item in gone)
     if as_json:
-        print(json.dumps({"dry_run": dry_run, "bytes": size, "removed": [asdict(item) for item in gone]}))
+        print(json.dumps({"dry_run": dry_run, "bytes": size, "removed": [asdict(item) for item in gone], "runs": runs}))
         return
-    for stage, count in Counter(item.stage for item in gone).items():
-        print(f"{stage}: {count}, {sum(item.bytes for item in gone if item.stage == stage) / 1e6:.1f} MB")
-    print(f"{'would free' if dry_run else 'freed'} {size / 1e9:.2f} GB in {len(gone)} folders")
+    for (stage, where), count in Counter((item.stage, item.shared) for item in gone).items():
+        size_there = sum(item.bytes for item in gone if (item.stage, item.shared) == (stage, where))
+        print(f"{stage}{' in the shared store' if where else ''}: {count}, {size_there / 1e6:.1f} MB")
+    print(
+        f"{'would free' if dry_run else 'freed'} {size / 1e9:.2f} GB in {len(gone)} folders; {runs} old runs {'would be' if dry_run else 'are'} forgotten"
+    )
 
 
 @app.command()

@@ -53,6 +53,7 @@ def _report_results(path: Path, names: list[str], in_domain: list[str], to: Path
     from sae_pipeline.foreign_tables.results import read_results
     from sae_pipeline.reports.folder import PAGE
     from sae_pipeline.reports.wording import counted
+    from sae_pipeline.terminal import say
 
     if to is None:
         raise BadInput("expected --to DIR with --results, found none; name the folder that the report is written to")
@@ -66,16 +67,16 @@ def _report_results(path: Path, names: list[str], in_domain: list[str], to: Path
         about = {"results": str(path), "report": str(to / PAGE), **rows, "columns": columns, "computed": table.derived, "unused": table.unused}
         print(json.dumps(about | {"analyses": [{"analysis": a.name, "possible": a.possible, "lacks": a.lacks} for a in found], **summary}))
         return
-    print(
+    say(
         f"{table.rows} rows, {len(table.saes)} SAEs; {', '.join(f'{c.name} is {c.id}' for c in table.taken if c.name != c.id) or 'all columns by our names'}"
     )
     for reason, count in table.left_out:
-        print(f"left out: {counted(count, 'row')}, {reason}")
+        say(f"left out: {counted(count, 'row')}, {reason}")
     if table.unused:
-        print(f"nothing taken from: {', '.join(table.unused)}")
+        say(f"nothing taken from: {', '.join(table.unused)}")
     for analysis in found:
-        print(f"{'possible' if analysis.possible else 'not possible'}: {analysis.name}{'' if analysis.possible else f'; lacks {analysis.lacks}'}")
-    print(summary["headline"])
+        say(f"{'possible' if analysis.possible else 'not possible'}: {analysis.name}{'' if analysis.possible else f'; lacks {analysis.lacks}'}")
+    say(summary["headline"])
     print(to / PAGE)
 
 
@@ -88,10 +89,11 @@ def compare(
 ) -> None:
     """A page on what changed between two studies, or between two dates of one: SAEs, metrics, findings and health marks."""
     from sae_pipeline.stages.comparison import compare as compare_studies
+    from sae_pipeline.terminal import say
 
     compared = compare_studies(earlier, later, to)
     if as_json:
         print(json.dumps(compared))
         return
-    print(compared["headline"])
+    say(compared["headline"])
     print(compared["page"])

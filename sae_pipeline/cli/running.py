@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sae_pipeline.cli.base import Json, StudyPath, app, open_dagster, open_study
+from sae_pipeline.cli.base import Json, StudyPath, app, interruptible, open_dagster, open_study
 
 
 @app.command()
@@ -24,12 +24,8 @@ def run(
 
     ctx = open_study(study)
     defs, instance = open_dagster(ctx)
-    try:
-        with show_progress(quiet=not sys.stderr.isatty()) as announce:
-            outcome = launcher.run(defs, instance, ctx, select=select, announce=announce)
-    except KeyboardInterrupt:
-        print("stopped; finished work is kept and the next run goes on from it", file=sys.stderr)
-        raise SystemExit(130) from None
+    with interruptible(), show_progress(quiet=not sys.stderr.isatty()) as announce:
+        outcome = launcher.run(defs, instance, ctx, select=select, announce=announce)
     for where, sentence in outcome.failures:
         print(f"failed: {where}: {sentence}", file=sys.stderr)
     report, warehouse = ctx.home.report(ctx.study.name), ctx.home.warehouse(ctx.study.name)
@@ -65,9 +61,10 @@ def run(
 def plan(study: StudyPath, as_json: Json = False) -> None:
     """What would run and why, with tokens, disk and time; starts nothing."""
     from sae_pipeline import launcher
-    from sae_pipeline.stages.estimate import estimate
+    from sae_pipeline.stages.estimate import check_budget, estimate
 
     ctx = open_study(study)
+    check_budget(ctx)
     defs, instance = open_dagster(ctx)
     launcher.observe_sources(instance, ctx)
     stale = launcher.plan(defs, instance, ctx)
@@ -116,6 +113,7 @@ def ui(study: StudyPath, port: Annotated[int, typer.Option(help="Port on 127.0.0
 
     ctx = open_study(study)
     _, instance = open_dagster(ctx)
+    launcher.share_gpu_pool(instance)
     launcher.observe_sources(instance, ctx)
     # From the home's folder: Dagster lets a `.env` of the working directory override DAGSTER_HOME.
     os.environ["SAE_HOME"] = str(ctx.home.root)
@@ -158,7 +156,7 @@ def improve(study: StudyPath, as_json: Json = False) -> None:
         return
     proposed = open_study(str(path))
     defs, instance = open_dagster(proposed)
-    with show_progress(quiet=not sys.stderr.isatty()) as announce:
+    with interruptible(), show_progress(quiet=not sys.stderr.isatty()) as announce:
         outcome = launcher.run(defs, instance, proposed, announce=announce)
     for where, sentence in outcome.failures:
         print(f"failed: {where}: {sentence}", file=sys.stderr)

@@ -96,6 +96,7 @@ def evaluate(
 ) -> None:
     """Evaluate an SAE that was made elsewhere, beside the study's own; computes the baselines it needs first."""
     from sae_pipeline import launcher
+    from sae_pipeline.safety.text import plain
     from sae_pipeline.stages import conclusion, foreign
     from sae_pipeline.stages.findings import records
     from sae_pipeline.terminal import print_table, show_progress
@@ -114,7 +115,7 @@ def evaluate(
         evaluated = foreign.evaluate(ctx, adopted)
     conclusion.publish(ctx)
     for note in adopted.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(plain(f"note: {note}"), file=sys.stderr)
     metrics = records(foreign.metrics_rows(ctx, [(adopted.sae_id, name, found) for name, found in evaluated.evaluations.items()]))
     own = records(foreign.own_at(ctx, adopted.point))
     health, conclusions = foreign.health(ctx, adopted)

@@ -70,6 +70,8 @@ def generate(
     batch_size: int,
     seed: int,
     randomised: int | None = None,
+    trust_remote_code: bool = False,
+    pickled_weights: bool = False,
 ) -> dict[str, Any]:
     """Sample documents and write ``documents.parquet``: ``text``, ``key`` ("sample 17"), ``ids`` (list of int32).
 
@@ -87,6 +89,7 @@ def generate(
         batch_size: documents sampled side by side. Which documents are drawn depends on it.
         seed: draws the tokens.
         randomised: seed of randomised weights; None are the checkpoint's own.
+        trust_remote_code, pickled_weights: as for :meth:`SubjectModel.load`.
 
     Returns:
         The summary, JSON-like: ``tokens``, ``documents``, ``samples`` (with those that ended at once, which are no
@@ -99,7 +102,9 @@ def generate(
     Raises:
         SubjectError: the model cannot be loaded, is no causal language model, has too few positions, or writes nothing.
     """
-    subject = SubjectModel.load(location, revision, dtype, device, randomised=randomised)
+    subject = SubjectModel.load(
+        location, revision, dtype, device, randomised=randomised, trust_remote_code=trust_remote_code, pickled_weights=pickled_weights
+    )
     if not subject.causal:
         raise SubjectError(f"{subject.name}: expected a causal language model to write text, found an encoder; remove the self_generated sources")
     subject.check_context(context_length)

@@ -61,8 +61,8 @@ class TextTokenizer:
         self.separator_id: int | None = None if eos is None else int(eos)
 
     @classmethod
-    def load(cls, path_or_hub_id: str | Path, revision: str | None = None) -> TextTokenizer:
-        """The tokenizer of a local folder or of a Hugging Face hub id at a revision.
+    def load(cls, path_or_hub_id: str | Path, revision: str | None = None, *, trust_remote_code: bool = False) -> TextTokenizer:
+        """The tokenizer of a local folder or of a Hugging Face hub id at a revision; code of its own runs only where it is trusted.
 
         Raises:
             SubjectError: there is no tokenizer that can be read, or it has no token to open contexts with.
@@ -70,8 +70,12 @@ class TextTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path_or_hub_id), revision=revision or "main")
+            tokenizer = AutoTokenizer.from_pretrained(str(path_or_hub_id), revision=revision or "main", trust_remote_code=trust_remote_code)
         except Exception as error:  # transformers raises OSError, ValueError, KeyError and its own kinds for one situation
+            if not trust_remote_code and "trust_remote_code" in str(error):
+                from sae_pipeline.activations.identity import untrusted
+
+                raise SubjectError(untrusted(str(path_or_hub_id))) from None
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise SubjectError(
                 f"{path_or_hub_id}: expected a tokenizer (tokenizer.json, tokenizer_config.json), found none that can be read ({reason}); "

@@ -6,12 +6,13 @@ quarantine and is computed again, what is dead is ended, what nobody holds is le
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -22,26 +23,16 @@ from packaging.requirements import Requirement
 
 import sae_pipeline
 from sae_pipeline.errors import SaePipelineError
+from sae_pipeline.launcher.diagnosis import Diagnosis
+from sae_pipeline.launcher.shared_doctor import examine_shared
 from sae_pipeline.store import Home, is_held
-from sae_pipeline.store.artifacts import damage_of, quarantine
+from sae_pipeline.store.damage import damage_of, quarantine
+from sae_pipeline.store.locks import remove_idle
+from sae_pipeline.store.shared import NO_MANIFEST, Published
 
 DISTRIBUTION = "sae-pipeline"
 LITTLE_SPACE = 2e9
 """Bytes left on the home's disk below which a study of any size is likely to fill it: the quickstart takes half a gigabyte."""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """The outcome of one check."""
-
-    check: str
-    healthy: bool
-    found: str
-    """What was seen, in a sentence."""
-    remedy: str = ""
-    """What to do where it is not healthy."""
-    mend: Callable[[], None] | None = field(default=None, compare=False)
-    """Mends it, where this program can."""
 
 
 def examine(home: Home) -> Iterator[Diagnosis]:
@@ -52,6 +43,7 @@ def examine(home: Home) -> Iterator[Diagnosis]:
     yield _disk(home)
     yield from _store(home)
     yield from _half_finished(home)
+    yield from examine_shared(home)
     yield from _event_log(home)
     yield from _warehouses(home)
 
@@ -140,15 +132,28 @@ def _store(home: Home) -> Iterator[Diagnosis]:
     """Every byte of every artifact against its manifest."""
     sound = 0
     for stage in sorted(path for path in home.store.root.glob("[!.]*") if path.is_dir()):
-        for folder in sorted(path for path in stage.iterdir() if path.is_dir()):
-            if not (folder / "manifest.json").exists() and stage.name == "spool":
+        for folder in sorted(stage.glob("[!.]*")):
+            if stage.name == "spool" and folder.is_dir() and not (folder / "manifest.json").exists():
                 continue  # rows of the hub as they are streamed: checked when they are read
-            if damage := damage_of(folder):
+            if damage := damage_of(folder) if folder.is_dir() else "expected a folder, found a file":
                 remedy = "the next `sae-pipeline run` computes it again; `sae-pipeline doctor --repair` moves it to quarantine now"
                 yield Diagnosis("store", False, f"{stage.name} {folder.name} is damaged: {damage}", remedy, partial(quarantine, folder))
             else:
                 sound += 1
+    unreadable = [file for file in home.store.remembered.glob("*/*.json") if not _is_manifest(file)]
+    if unreadable:
+        remedy = "harmless, they are asked for again; `sae-pipeline doctor --repair` removes them"
+        found = f"{len(unreadable)} remembered manifests of the shared store that cannot be read"
+        yield Diagnosis("store", True, found, remedy, partial(_each, partial(Path.unlink, missing_ok=True), unreadable))
     yield Diagnosis("store", True, f"{sound} artifacts whose bytes are those that were written")
+
+
+def _is_manifest(file: Path) -> bool:
+    try:
+        Published.of(file.parent.name, file.stem, json.loads(file.read_text()))
+    except (OSError, *NO_MANIFEST):
+        return False
+    return True
 
 
 def _half_finished(home: Home) -> Iterator[Diagnosis]:
@@ -167,7 +172,7 @@ def _half_finished(home: Home) -> Iterator[Diagnosis]:
             True,
             f"{len(idle)} lock files of processes that were killed",
             remedy,
-            partial(_remove, idle),
+            partial(_each, remove_idle, idle),
         )
     damaged = [path for path in (home.store.root / ".quarantine").glob("*") if path.is_dir()]
     if damaged:
@@ -177,9 +182,9 @@ def _half_finished(home: Home) -> Iterator[Diagnosis]:
         )
 
 
-def _remove(files: list[Path]) -> None:
+def _each(mend: Callable[[Path], None], files: list[Path]) -> None:
     for file in files:
-        file.unlink(missing_ok=True)
+        mend(file)
 
 
 # ------------------------------------------------------------------------------------------------ Dagster and the warehouses
@@ -193,24 +198,29 @@ def _event_log(home: Home) -> Iterator[Diagnosis]:
     files = sorted(home.dagster.rglob("*.db"))
     broken = [file for file in files if not _is_sound(file)]
     for file in broken:
-        yield Diagnosis(
-            "event log",
-            False,
-            f"{file} is damaged",
-            f"move {home.dagster} away; the next run makes a new one and reuses every artifact (the history of runs is lost)",
-        )
+        remedy = f"`sae-pipeline doctor --repair` moves {home.dagster} aside; the next run makes a new one and reuses every artifact (the history of runs is lost)"
+        yield Diagnosis("event log", False, f"{file} is damaged", remedy, partial(_put_aside, home.dagster))
     if broken:
         return
-    yield Diagnosis("event log", True, f"{len(files)} databases of Dagster's without damage")
+    if files:
+        yield Diagnosis("event log", True, f"{len(files)} databases of Dagster's without damage")
     from sae_pipeline.launcher.instance import dead_runs, end, open_instance
 
     try:
         instance = open_instance(home)
+        if not files:
+            yield Diagnosis("event log", True, "kept on a server that answers")
         for run in dead_runs(instance, home):
             remedy = "the next `sae-pipeline run` ends it; `sae-pipeline doctor --repair` does so now"
             yield Diagnosis("runs", False, f"run {run.run_id} is called unfinished, but its process is gone", remedy, partial(end, instance, run))
     except SaePipelineError as error:
         yield Diagnosis("event log", False, str(error), "free space or point SAE_HOME elsewhere")
+
+
+def _put_aside(folder: Path) -> None:
+    """Keep a damaged folder beside its place, under a name with the date."""
+    if folder.exists():
+        folder.rename(folder.with_name(f"{folder.name}-damaged-{time.strftime('%Y-%m-%dT%H%M%SZ', time.gmtime())}"))
 
 
 def _is_sound(database: Path) -> bool:

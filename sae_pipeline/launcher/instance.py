@@ -2,39 +2,116 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
+import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import dagster as dg
-from sqlalchemy.exc import DBAPIError
+import yaml
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 import sae_pipeline
-from sae_pipeline.errors import StorageError, StudyError
+from sae_pipeline.errors import BadInput, StorageError, StudyError
+from sae_pipeline.execution import Execution
 from sae_pipeline.stages import sources
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.store import Home, exclusive, is_held, storage_errors
+from sae_pipeline.store import Home, exclusive, is_held, storage_errors, write_atomically
+from sae_pipeline.store.locks import remove_idle
 
-LAUNCHER_TAG = "sae/launcher"
+LAUNCHER_TAG, HOME_TAG = "sae/launcher", "sae/home"
+POSTGRES_URL = "SAE_POSTGRES_URL"
+"""Environment variable with the address of the PostgreSQL server that keeps Dagster's event log."""
+GPU_POOL = "gpu"
+"""Dagster's pool of the heavy steps."""
 DATA_VERSION = "dagster/data_version"
 """Tag of an observation, as Dagster spells it."""
+STORED_IN_POSTGRES = f"""\
+storage:
+  postgres:
+    # Read when it is needed; the address, which holds a password, is written nowhere.
+    postgres_url: {{env: {POSTGRES_URL}}}
+"""
 
 
 def open_instance(home: Home) -> dg.DagsterInstance:
-    """The Dagster instance of a home, created under a lock because two processes creating one at once break it."""
+    """The Dagster instance of a home, created under a lock because two processes creating one at once break it.
+
+    Raises:
+        BadInput: the home keeps its event log elsewhere than ``SAE_POSTGRES_URL`` says.
+        StorageError: the event log cannot be reached.
+    """
     with storage_errors(home.root, missing=True):
         home.dagster.mkdir(parents=True, exist_ok=True)
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     with exclusive(home.locks / "dagster-home.lock"), event_log_errors(home):
         settings = home.dagster / "dagster.yaml"
-        if not settings.exists():
+        if not settings.exists() or not settings.stat().st_size:
             with storage_errors(settings):
-                shutil.copyfile(Path(sae_pipeline.__file__).resolve().parent.parent / "dagster.yaml", settings)
-        return dg.DagsterInstance.get()
+                write_atomically(settings, _settings().encode())
+        if not home_identity(home).exists():
+            with storage_errors(settings):
+                write_atomically(home_identity(home), uuid.uuid4().hex.encode())
+        logging.getLogger().addFilter(_is_no_retry)
+        try:
+            _check_storage(settings)
+            return dg.DagsterInstance.get()
+        except (dg.DagsterError, yaml.YAMLError) as error:
+            raise StorageError(
+                f"{settings}: expected settings that Dagster accepts, found: {str(error).splitlines()[0]}; correct or remove the file, the next run writes it anew"
+            ) from error
+
+
+def home_identity(home: Home) -> Path:
+    """What tells the runs of this home from those of another one that shares its PostgreSQL server."""
+    return home.dagster / "identity"
+
+
+def _is_no_retry(record: logging.LogRecord) -> bool:
+    """dagster-postgres warns before each of its attempts to reach the server; how that ends is said in a sentence."""
+    return not str(record.msg).startswith("Retrying failed database")
+
+
+def _settings() -> str:
+    """The ``dagster.yaml`` of a new home: the repository's, with the event log in PostgreSQL where the environment names a server."""
+    text = (Path(sae_pipeline.__file__).resolve().parent.parent / "dagster.yaml").read_text(encoding="utf-8")
+    return text + (STORED_IN_POSTGRES if os.environ.get(POSTGRES_URL) else "")
+
+
+def _check_storage(settings: Path) -> None:
+    """Refuse a home whose event log lies elsewhere than the environment says: its history of runs would seem to be gone."""
+    url, read = os.environ.get(POSTGRES_URL), yaml.safe_load(settings.read_text(encoding="utf-8")) or {}
+    storage = read.get("storage") if isinstance(read, dict) else read
+    postgres = storage.get("postgres") if isinstance(storage, dict) else None
+    asked = isinstance(postgres, dict) and postgres.get("postgres_url") == {"env": POSTGRES_URL}
+    if asked and not url:
+        raise BadInput(f"{settings}: expected {POSTGRES_URL} to name the PostgreSQL server that keeps this home's event log, found it unset; set it")
+    if url and not storage:
+        raise BadInput(
+            f"{POSTGRES_URL} is set, but {settings} keeps this home's event log in files: unset it, or move {settings.parent} away; "
+            "the next run makes a new one and reuses every artifact (the history of runs is lost)"
+        )
+    if asked and url:
+        os.environ[POSTGRES_URL] = _with_driver(url)
+    if asked and find_spec("dagster_postgres") is None:
+        raise BadInput(f"{POSTGRES_URL}: expected the package dagster-postgres, found none; `pip install 'sae-pipeline[postgres]'`")
+
+
+def _with_driver(url: str) -> str:
+    """The address with the driver that dagster-postgres installs, which is not SQLAlchemy's first choice."""
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError):  # their text may hold the password
+        address = None
+    if address is None or address.get_backend_name() != "postgresql":
+        raise BadInput(f"{POSTGRES_URL}: expected an address such as postgresql://USER:PASSWORD@HOST:5432/DATABASE, found another form; correct it")
+    return address.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
 
 
 @contextmanager
@@ -53,9 +130,19 @@ def event_log_errors(home: Home) -> Iterator[None]:
     """Turn a failure of Dagster's own database into one sentence."""
     try:
         yield
-    except DBAPIError as error:
+    except Exception as error:
+        # dagster-postgres gives up with an exception of its own, whose cause is the database's.
+        failure = next((found for found in (error, error.__cause__) if isinstance(found, DBAPIError)), None)
+        if failure is None:
+            raise
+        where, remedy = f"{home.dagster}", "free space or point SAE_HOME elsewhere"
+        if type(failure.orig) is sqlite3.DatabaseError:  # damage; what the disk or the rights refuse is an OperationalError
+            remedy = "put it aside with `sae-pipeline doctor --repair`"
+        if type(failure.orig).__module__.startswith("psycopg2"):
+            where, remedy = "the PostgreSQL server of " + POSTGRES_URL, "start it, or correct the address"
+        found = str(failure.orig).strip().partition("\n")[0]
         raise StorageError(
-            f"{home.dagster}: expected an event log that can be read and written, found: {error.orig}; free space or point SAE_HOME elsewhere, then run again (finished work is kept)"
+            f"{where}: expected an event log that can be read and written, found: {found}; {remedy}, then run again (finished work is kept)"
         ) from error
 
 
@@ -69,20 +156,38 @@ def living(instance: dg.DagsterInstance, home: Home) -> Iterator[dict[str, str]]
     """
     for run in dead_runs(instance, home):
         end(instance, run)
-    name = uuid.uuid4().hex
+    for left_over in home.locks.glob("launcher-*.lock"):
+        remove_idle(left_over)
+    name, here = uuid.uuid4().hex, home_identity(home).read_text()
     lock = home.locks / f"launcher-{name}.lock"
     with exclusive(lock):
         try:
-            yield {LAUNCHER_TAG: name}
+            yield {LAUNCHER_TAG: name, HOME_TAG: here}
         finally:
             lock.unlink(missing_ok=True)
 
 
 def dead_runs(instance: dg.DagsterInstance, home: Home) -> list[dg.DagsterRun]:
-    """Unfinished runs whose launching process is gone."""
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
-    launched = [run for run in instance.get_runs(filters=unfinished) if LAUNCHER_TAG in run.tags]
+    """Unfinished runs of this home whose launching process is gone. A run without a home's name is older than such names."""
+    here = home_identity(home).read_text()
+    launched = [run for run in unfinished(instance) if LAUNCHER_TAG in run.tags and run.tags.get(HOME_TAG, here) == here]
     return [run for run in launched if not is_held(home.locks / f"launcher-{run.tags[LAUNCHER_TAG]}.lock")]
+
+
+def unfinished(instance: dg.DagsterInstance, run_ids: Sequence[str] | None = None) -> Sequence[dg.DagsterRun]:
+    """Runs that have begun and not ended, of these only."""
+    begun = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    return instance.get_runs(filters=dg.RunsFilter(run_ids=run_ids, statuses=begun))
+
+
+def share_gpu_pool(instance: dg.DagsterInstance, places: int | None = None) -> None:
+    """Let so many heavy steps run at the same time, by default as many as there are workers.
+
+    Which of them gets which device is the file lease's business, or Ray's.
+    """
+    places = places or Execution.from_environment().workers
+    if places is not None:
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, places)
 
 
 def end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
@@ -102,5 +207,6 @@ def observe_sources(instance: dg.DagsterInstance, ctx: StudyContext) -> None:
     for name in filter(partial(sources.is_external, ctx), ctx.study.sources):
         key = dg.AssetKey([ctx.study.name, "sources", name])
         version = sources.observe(ctx, name)
-        if observed_version(instance, key) != version:
-            instance.report_runless_asset_event(dg.AssetObservation(key, tags={DATA_VERSION: version}))
+        with event_log_errors(ctx.home):
+            if observed_version(instance, key) != version:
+                instance.report_runless_asset_event(dg.AssetObservation(key, tags={DATA_VERSION: version}))

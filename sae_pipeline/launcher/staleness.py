@@ -13,7 +13,7 @@ import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from sae_pipeline.launcher.outcome import Stale
-from sae_pipeline.stages import presence
+from sae_pipeline.stages import presence, slices
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import HookPoint, expansion_of, point_of
 
@@ -24,6 +24,7 @@ CHECKS_LOOKED_AT = 1_000
 def _dagster_stale(graph: Any, instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[tuple[str | None, str]]:
     """Stale partitions of one asset with Dagster's reasons. The only place that touches Dagster's private resolver."""
     from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+    from dagster._core.definitions.events import AssetKeyPartitionKey
     from dagster._core.loader import LoadingContextForTest
 
     resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
@@ -34,7 +35,9 @@ def _dagster_stale(graph: Any, instance: dg.DagsterInstance, key: dg.AssetKey) -
             yield partition, "never materialised"
         elif status == StaleStatus.STALE:
             causes = resolver.get_stale_causes(key, partition)
-            yield partition, "; ".join(dict.fromkeys(_worded(cause) for cause in causes)) or "stale"
+            provenance = resolver._get_current_data_provenance(key=AssetKeyPartitionKey(key, partition))
+            edited = _edited(provenance.code_version if provenance else "", node.code_version)
+            yield partition, "; ".join(dict.fromkeys(_worded(cause, edited) for cause in causes)) or "stale"
 
 
 def _blocked_by_check(graph: Any, instance: dg.DagsterInstance, key: dg.AssetKey) -> set[str | None]:
@@ -60,9 +63,18 @@ def _blocked_by_check(graph: Any, instance: dg.DagsterInstance, key: dg.AssetKey
     return {record.partition_key for record in records if record.run_id in failed}
 
 
-def _worded(cause: Any) -> str:
+def _edited(recorded: str, made: str) -> str:
+    """What is behind another code version: an edit of the study, or an update of this program."""
+    update = slices.program_update(recorded, made)
+    if update is None:
+        return "its part of the study file changed"
+    stage, then, now = update
+    return f"the program's way of making its {stage} changed (was version {then}, is {now})"
+
+
+def _worded(cause: Any, edited: str) -> str:
     """A stale cause as the end of 'stale because'."""
-    words = {"has a new code version": "its part of the study file changed", "has a new data version": "new data"}
+    words = {"has a new code version": edited, "has a new data version": "new data"}
     dependency = getattr(cause, "dependency", None)
     return words.get(cause.reason, str(cause.reason)) + (f" in {dependency.asset_key.to_user_string()}" if dependency else "")
 
@@ -118,10 +130,12 @@ def status(defs: dg.Definitions, instance: dg.DagsterInstance, ctx: StudyContext
 
 
 def partitions_of(node: Any) -> list[str | None]:
+    """An asset's partition keys in order; ``[None]`` where it has none."""
     return list(node.partitions_def.get_partition_keys()) if node.is_partitioned else [None]
 
 
 def materialisable(graph: Any) -> list[dg.AssetKey]:
+    """The assets that can be run, upstream first."""
     return [key for key in graph.toposorted_asset_keys if graph.get(key).is_materializable]
 
 

@@ -1,26 +1,35 @@
 """Running what is stale, in waves.
 
 Dagster 1.13 cannot launch "only what is stale" for partitioned assets, and its staleness is not transitive. So the
-launcher walks the graph from the sources down. At each asset it asks which partitions are stale *now*, after everything
-upstream has run: an upstream that came out equal therefore stops the work there.
+launcher walks the graph from the sources down. A wave is the assets of one depth of the graph, none of which depends on another. At each it
+asks which partitions are stale *now*, after everything upstream has run: an upstream that came out equal therefore stops the work there. The
+runs of a wave are independent, so several workers do them at the same time.
 """
 
 from __future__ import annotations
 
-import re
+import platform
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import dagster as dg
 
-from sae_pipeline.errors import BadInput, SaePipelineError
-from sae_pipeline.launcher.instance import event_log_errors, living, observe_sources
-from sae_pipeline.launcher.outcome import COMPUTED, REUSED, WHAT_TO_DO, Outcome
+from sae_pipeline.errors import BadInput, SharedStoreError
+from sae_pipeline.execution import Execution
+from sae_pipeline.launcher.instance import GPU_POOL, end, event_log_errors, living, observe_sources, share_gpu_pool, unfinished
+from sae_pipeline.launcher.outcome import Outcome
+from sae_pipeline.launcher.runs import Call
 from sae_pipeline.launcher.staleness import materialisable, shares_dimensions, stale_partitions
+from sae_pipeline.launcher.workers import Here, Workers
 from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.stages.estimate import check_budget
+from sae_pipeline.stages.sharing import upload_finished
+from sae_pipeline.store import digest
 
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -38,21 +47,31 @@ def run(
         BadInput: ``select`` names no asset, or the study asks for what cannot be done.
     """
     started = time.monotonic()
+    check_budget(ctx)
+    upload_finished(ctx)
     observe_sources(instance, ctx)
     graph = defs.resolve_asset_graph()
     keys = _selected(graph, select)
     total = Outcome()
-    for _ in range(2):
-        with event_log_errors(ctx.home), living(instance, ctx.home) as tags:
-            outcome = _round(defs, graph, instance, ctx, keys, tags, announce)
-        total.launched += outcome.launched
-        total.computed += outcome.computed
-        total.reused += outcome.reused
-        for asset, count in outcome.computed_by_asset.items():
-            total.computed_by_asset[asset] = total.computed_by_asset.get(asset, 0) + count
-        total.failures = outcome.failures
-        if not outcome.damaged:
-            break
+    with event_log_errors(ctx.home), living(instance, ctx.home) as tags, ExitStack() as stack:
+        # Opened when there is something to do: an unchanged study needs neither processes nor a cluster.
+        workers = cache(lambda: stack.enter_context(_workers(defs, instance, ctx)))
+        for _ in range(2):
+            if ctx.store.shared is not None:
+                ctx.store.shared.refresh()  # a worker may have taken a damaged artifact out of it
+            outcome = _round(graph, instance, ctx, keys, workers, tags, announce)
+            total.launched += outcome.launched
+            total.computed += outcome.computed
+            total.reused += outcome.reused
+            for asset, count in outcome.computed_by_asset.items():
+                total.computed_by_asset[asset] = total.computed_by_asset.get(asset, 0) + count
+            total.failures = outcome.failures
+            if not outcome.damaged:
+                break
+    try:
+        upload_finished(ctx, quarantines=False)
+    except SharedStoreError as error:
+        total.failures.append(("SAE_STORE", str(error)))
     total.seconds = round(time.monotonic() - started, 3)
     return total
 
@@ -71,47 +90,89 @@ def _selected(graph: Any, select: str | None) -> list[dg.AssetKey]:
     return kept
 
 
+@contextmanager
+def _workers(defs: dg.Definitions, instance: dg.DagsterInstance, ctx: StudyContext) -> Iterator[Here | Workers]:
+    """The workers that the environment asks for, with a place in the ``gpu`` pool for each."""
+    execution = Execution.from_environment()
+    if execution.executor == "in_process":
+        share_gpu_pool(instance, 1)
+        yield Here(defs, instance)
+        return
+    workers: Workers
+    if execution.executor == "multiprocess":
+        from sae_pipeline.launcher.processes import Processes
+
+        workers = Processes(ctx, execution)
+    else:
+        from sae_pipeline.launcher.on_ray import OnRay
+
+        workers = OnRay(ctx, execution)
+    try:
+        share_gpu_pool(instance, workers.count)
+        yield workers
+    finally:
+        workers.close()
+
+
 def _round(
-    defs: dg.Definitions,
     graph: Any,
     instance: dg.DagsterInstance,
     ctx: StudyContext,
     keys: list[dg.AssetKey],
+    workers: Callable[[], Here | Workers],
     tags: dict[str, str],
     announce: Callable[[str, int], Any],
 ) -> Outcome:
     outcome = Outcome()
     failed: dict[dg.AssetKey, set[str | None]] = {}
-    for key in keys:
-        node = graph.get(key)
-        blocked = [p for up in node.parent_keys for p in failed.get(up, ())]
-        todo = []
-        for item in stale_partitions(graph, instance, ctx, key):
-            if any(shares_dimensions(item.partition, p) for p in blocked):
-                failed.setdefault(key, set()).add(item.partition)
-            else:
-                todo.append(item.partition)
-        # A partition that Dagster calls fresh is out of date all the same when its upstream failed, so what hangs on it waits too.
-        failed.setdefault(key, set()).update(blocked)
-        if not todo:
+    for wave in graph.toposorted_asset_keys_by_level:
+        calls: list[Call] = []
+        for key in (key for key in keys if key in wave):
+            node = graph.get(key)
+            blocked = [p for up in node.parent_keys for p in failed.get(up, ())]
+            todo = []
+            for item in stale_partitions(graph, instance, ctx, key):
+                if any(shares_dimensions(item.partition, p) for p in blocked):
+                    failed.setdefault(key, set()).add(item.partition)
+                else:
+                    todo.append(item.partition)
+            # A partition that Dagster calls fresh is out of date all the same when its upstream failed, so what hangs on it waits too.
+            failed.setdefault(key, set()).update(blocked)
+            if todo:
+                announce(key.to_user_string(), len(todo))
+                calls += _calls(node, todo, tags)
+        if not calls:
             continue
-        announce(key.to_user_string(), len(todo))
-        for partitions, call in _calls(node, todo, tags):
-            outcome.launched += 1
-            message = _launch(defs, instance, key, call, outcome)
-            if message is not None:
-                outcome.failures.append((f"{key.to_user_string()}{' ' + ', '.join(p for p in partitions if p) if partitions[0] else ''}", message))
-                failed.setdefault(key, set()).update(partitions)
+        if ctx.store.shared is not None:  # every machine begins elsewhere, so that they seldom wait for each other
+            calls.sort(key=lambda call: digest(platform.node(), str(ctx.home.root), call.name))
+        try:
+            for call, ending in workers().endings(calls):
+                outcome.launched += 1
+                outcome.computed += ending.computed
+                outcome.reused += ending.reused
+                name = "/".join(call.asset)
+                outcome.computed_by_asset[name] = outcome.computed_by_asset.get(name, 0) + ending.computed
+                outcome.damaged |= ending.damaged
+                if ending.failure is not None:
+                    outcome.failures.append((call.name, ending.failure))
+                    failed.setdefault(dg.AssetKey(call.asset), set()).update(call.partitions)
+        finally:
+            for run in unfinished(instance, run_ids=[call.arguments["run_id"] for call in calls]):
+                end(instance, run)
     return outcome
 
 
-def _calls(node: Any, partitions: list[str | None], tags: dict[str, str]) -> Iterator[tuple[list[str | None], dict[str, Any]]]:
+def _calls(node: Any, partitions: list[str | None], tags: dict[str, str]) -> Iterator[Call]:
     """How to launch the partitions: one by one, or as ranges where the asset's policy is one run for all."""
+
+    def call(*chosen: str | None, **arguments: Any) -> Call:
+        return Call(tuple(node.key.path), GPU_POOL in (node.pools or ()), chosen, {"run_id": str(uuid.uuid4()), "tags": tags, **arguments})
+
     if partitions == [None]:
-        yield [None], {"tags": tags}
+        yield call(None)
     elif node.backfill_policy is None or node.backfill_policy.max_partitions_per_run is not None:
         for partition in partitions:
-            yield [partition], {"partition_key": partition, "tags": tags}
+            yield call(partition, partition_key=partition)
     else:
         order = list(node.partitions_def.get_partition_keys())
         ranges: list[list[str | None]] = []
@@ -121,62 +182,4 @@ def _calls(node: Any, partitions: list[str | None], tags: dict[str, str]) -> Ite
             else:
                 ranges.append([partition])
         for chosen in ranges:
-            yield chosen, {"tags": {RANGE_START: chosen[0], RANGE_END: chosen[-1], **tags}}
-
-
-def _launch(defs: dg.Definitions, instance: dg.DagsterInstance, key: dg.AssetKey, call: dict[str, Any], outcome: Outcome) -> str | None:
-    """One in-process Dagster run; returns the failure's sentence, or None when it succeeded."""
-    job = defs.resolve_implicit_global_asset_job_def()
-    run_result = job.execute_in_process(instance=instance, asset_selection=[key], run_config=QUIET, raise_on_error=False, **call)
-    # A run of several partitions says the same for each of them.
-    made = [event.materialization.metadata for event in run_result.get_asset_materialization_events()[:1]]
-    failures = [event.step_failure_data for event in run_result.all_events if event.is_step_failure]
-    # An asset that failed may still have published something.
-    made += [data.user_failure_data.metadata for data in failures if data.user_failure_data and COMPUTED in data.user_failure_data.metadata]
-    for metadata in made:
-        computed = int(metadata[COMPUTED].value)  # type: ignore[arg-type]
-        outcome.computed += computed
-        outcome.reused += int(metadata[REUSED].value)  # type: ignore[arg-type]
-        name = key.to_user_string()
-        outcome.computed_by_asset[name] = outcome.computed_by_asset.get(name, 0) + computed
-    if run_result.success:
-        return None
-    unmet = [check for check in run_result.get_asset_check_evaluations() if not check.passed and check.blocking]
-    if unmet:
-        return "; ".join(_unmet(check) for check in unmet)
-    if failures:
-        return _sentence(failures[0].error, outcome)
-    for event in run_result.all_events:
-        if event.event_type in (dg.DagsterEventType.RUN_CANCELING, dg.DagsterEventType.RUN_CANCELED):
-            raise KeyboardInterrupt
-    return "the run failed without a step failure; `sae-pipeline ui` shows its log"
-
-
-def _unmet(check: Any) -> str:
-    """A failed blocking check as a sentence."""
-    figures = ", ".join(f"{name} {value.value}" for name, value in check.metadata.items() if name != WHAT_TO_DO)
-    advice = check.metadata[WHAT_TO_DO].value if WHAT_TO_DO in check.metadata else "change the study"
-    return (
-        f"expected the check {check.check_name} to pass, found {figures or 'that it does not'}; "
-        f"what follows would rest on it, so it was not run: {advice}, or look at the asset in `sae-pipeline ui`"
-    )
-
-
-def _sentence(error: Any, outcome: Outcome) -> str:
-    """The user's sentence at the bottom of an error chain, or the error itself with its type; Ctrl-C goes on as such."""
-    own = _subclasses(SaePipelineError)  # asked now: some are defined in modules that a run imports when it needs them
-    bottom = error
-    while bottom is not None:
-        if bottom.cls_name in ("KeyboardInterrupt", "DagsterExecutionInterruptedError"):
-            raise KeyboardInterrupt
-        if bottom.cls_name in own:
-            outcome.damaged |= bottom.cls_name == "DamagedArtifact"
-            return re.sub(rf"^[\w.]*\b{bottom.cls_name}: ", "", bottom.message).strip()
-        if bottom.cause is None:
-            break
-        bottom = bottom.cause
-    return bottom.message.strip().splitlines()[0] if bottom and bottom.message else "unknown error"
-
-
-def _subclasses(cls: type[Exception]) -> set[str]:
-    return {cls.__name__}.union(*(_subclasses(sub) for sub in cls.__subclasses__()))
+            yield call(*chosen, tags={RANGE_START: chosen[0], RANGE_END: chosen[-1], **tags})

@@ -90,13 +90,6 @@ class Choice:
     """By factor in the order of ``FACTORS``, the pairs that differ in it alone; only factors that the study asks for."""
 
 
-def declared_saes(cells: Iterable[Cell], labels: Iterable[Iterable[str]] | None = None) -> list[DeclaredSae]:
-    """The SAEs of some cells; ``labels`` are those of each cell's arms that are wanted, all by default."""
-    if labels is None:
-        return [DeclaredSae(cell, label) for cell in cells for label in cell.arms]
-    return [DeclaredSae(cell, label) for cell, wanted in zip(cells, labels, strict=True) for label in wanted]
-
-
 def differences(a: DeclaredSae, b: DeclaredSae) -> dict[str, tuple[Any, Any]]:
     """The settings in which two SAEs differ, with both values; what neither or only one architecture reads is no difference."""
     ours, theirs = _settings(a), _settings(b)

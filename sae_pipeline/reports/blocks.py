@@ -162,6 +162,8 @@ class Report:
     heat: tuple[Table, ...]
     """The matrix of training mix x evaluation set, one table per layer, for the first screen."""
     sections: tuple[Section, ...]
+    heat_notes: tuple[str, ...] = ()
+    """Why the matrix lacks figures, where it does."""
     pages: tuple[FeaturePage, ...] = ()
     """The latents of the SAEs, a page each."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from sae_pipeline.reports.html import render_features, render_html
 from sae_pipeline.reports.markdown import render_markdown
 from sae_pipeline.reports.style import figure_png
 from sae_pipeline.study import Study
+
+_FORMULA = re.compile(r"[=+@\t\r-].*[^\d.,eE%+-]", re.DOTALL)
+"""Text that begins as formulas do and is neither a number nor a sign."""
 
 
 def build_report(folder: Path, study: Study, frames: StudyFrames) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def write_report(folder: Path, report: Report, *, findings: pd.DataFrame | None 
     pictures = {plot.name: figure_png(plot.draw()) for plot in report.plots}
     for plot in report.plots:
         (figures / f"{plot.name}.png").write_bytes(pictures[plot.name])
-        plot.frame.to_csv(figures / f"{plot.name}.csv", index=False, lineterminator="\n")
+        _for_spreadsheets(plot.frame).to_csv(figures / f"{plot.name}.csv", index=False, lineterminator="\n")
     for page in report.pages:
         features.mkdir(exist_ok=True)
         (folder / page.file).write_text(render_features(page, report.name), encoding="utf-8")
@@ -62,6 +66,18 @@ def write_report(folder: Path, report: Report, *, findings: pd.DataFrame | None 
         document = findings_document(findings, variance_shares)
         (folder / "findings.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return len(pictures)
+
+
+def _for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with an apostrophe before text, also of column names, that a spreadsheet would run as a formula; numbers stay as they are."""
+
+    def defused(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+    defused_frame = frame.rename(columns=defused)
+    for name in defused_frame.select_dtypes(exclude="number").columns:
+        defused_frame[name] = defused_frame[name].map(defused)
+    return defused_frame
 
 
 def findings_document(findings: pd.DataFrame, variance_shares: pd.DataFrame | None) -> dict[str, list[dict[str, Any]]]:

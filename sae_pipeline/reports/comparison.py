@@ -9,9 +9,13 @@ import pandas as pd
 
 from sae_pipeline.analysis.health.bands import SEVERITY
 from sae_pipeline.analysis.study_differences import (
+    CHANGED,
     EQUAL,
     HIGHER,
+    IN_ONE_ALONE,
     LOWER,
+    NO_LONGER_TESTABLE,
+    NOW_TESTABLE,
     Answering,
     Measured,
     answering,
@@ -55,7 +59,9 @@ def comparison(before: Measured, after: Measured) -> tuple[Report, dict[str, int
         "saes_changed": int((~found.pairs["same"]).sum()),
         "saes_only_before": len(found.only_before),
         "saes_only_after": len(found.only_after),
-        "verdicts_changed": int((verdicts["verdict_before"].notna() & verdicts["verdict_after"].notna()).sum()),
+        "verdicts_changed": int((verdicts["turned"] == CHANGED).sum()),
+        "verdicts_now_testable": int((verdicts["turned"] == NOW_TESTABLE).sum()),
+        "verdicts_no_longer_testable": int((verdicts["turned"] == NO_LONGER_TESTABLE).sum()),
         "marks_worse": int((marks["turned"] == "worse").sum()),
         "marks_better": int((marks["turned"] == "better").sum()),
     }
@@ -100,7 +106,7 @@ def bottom_line(changes: pd.DataFrame, counts: dict[str, int]) -> str:
         variance = "explained variance is the same"
     else:
         variance = f"explained variance changed by {listed(clear)}" if clear else "explained variance did not clearly change on any evaluation set"
-    verdicts = f"{counted(counts['verdicts_changed'], 'finding')} changed the verdict"
+    verdicts = f"{counted(counts['verdicts_changed'], 'finding')} changed the verdict{_testability(counts['verdicts_now_testable'], counts['verdicts_no_longer_testable'])}"
     marks = f"{counted(counts['marks_worse'], 'health mark')} got worse and {counts['marks_better']:,} better"
     line = f"{saes}; {variance}; {verdicts}; {marks}."
     return line[0].upper() + line[1:]
@@ -177,18 +183,20 @@ def forest_rows(changes: pd.DataFrame) -> pd.DataFrame:
 
 def verdict_section(verdicts: pd.DataFrame) -> Section:
     """Findings whose verdict is another."""
-    both = verdicts["verdict_before"].notna() & verdicts["verdict_after"].notna()
+    turned = verdicts["turned"].value_counts()
+    headlines = int(((verdicts["turned"] == CHANGED) & (verdicts["scope"] == ALL_LAYERS)).sum())
+    testability = _testability(int(turned.get(NOW_TESTABLE, 0)), int(turned.get(NO_LONGER_TESTABLE, 0)))
     sentences = [
-        f"{counted(int(both.sum()), 'finding')} changed the verdict ({int((both & (verdicts['scope'] == ALL_LAYERS)).sum())} of them for all layers together); "
-        f"{int((~both).sum()):,} are in one study alone."
+        f"{counted(int(turned.get(CHANGED, 0)), 'finding')} changed the verdict ({headlines} of them for all layers together){testability}; "
+        f"{int(turned.get(IN_ONE_ALONE, 0)):,} are in one study alone."
     ]
     rows = tuple(
         text_row(
             r.id, r.claim, r.scope, _verdict(r.verdict_before), f"{signed(r.estimate_before, 4)} {interval(r.low_before, r.high_before)}",
-            _verdict(r.verdict_after), f"{signed(r.estimate_after, 4)} {interval(r.low_after, r.high_after)}",
+            _verdict(r.verdict_after), f"{signed(r.estimate_after, 4)} {interval(r.low_after, r.high_after)}", r.turned,
         ) for r in rows_of(verdicts)
     )  # fmt: skip
-    columns = ("id", "claim", "scope", "verdict before", "estimate before", "verdict after", "estimate after")
+    columns = ("id", "claim", "scope", "verdict before", "estimate before", "verdict after", "estimate after", "turned")
     tables = (Table("Findings with another verdict", columns, rows, folded=len(rows) > FOLD_ROWS),) if rows else ()
     return Section("verdicts", "Findings", tuple(sentences), tables=tables)
 
@@ -218,6 +226,11 @@ def _said(row: Any) -> Cell:
     better = METRICS[row.metric].better
     good = None if row.said not in (HIGHER, LOWER) or better is None else "supported" if row.said == better else "contradicted"
     return Cell(row.said, mark=good)
+
+
+def _testability(gained: int, lost: int) -> str:
+    """Findings that could be tested in one study only: what changed there is the design and not the answer."""
+    return (f", {gained:,} could be tested only after" if gained else "") + (f", {lost:,} only before" if lost else "")
 
 
 def _verdict(verdict: Any) -> Cell:

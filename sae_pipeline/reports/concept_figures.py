@@ -98,6 +98,7 @@ def by_latents(curves: pd.DataFrame, title: str) -> Figure:
             counts = sorted(set(here["latents"]))
             ax.set_xscale("log", base=2)
             ax.set_xticks(counts, [str(count) for count in counts])
+            ax.minorticks_off()
             ax.set(title=f"{direction}, {layer_name(layer)}", xlabel="latents", ylabel="cosine with the direction", ylim=(0, 1.02))
         handles = [
             Line2D([], [], color="#333333", linestyle="-", label="by mean difference"),

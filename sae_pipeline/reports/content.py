@@ -55,6 +55,7 @@ def gather(study: Study, frames: StudyFrames) -> Report:
         headline_sentence=f"{main.text} {main.word.capitalize()}: {main.evidence}." if main else "No claim was tested in this study.",
         facts=_facts(study, frames),
         heat=factors.heat_tables(in_study_order(first.matrix, study)),
+        heat_notes=factors.unmatched(first.matrix),
         sections=tuple(_sections(study, frames, ShownLatents(pages))),
         pages=pages,
     )

@@ -33,15 +33,15 @@ def matrix_section(matrix: pd.DataFrame, claims: Claims, confidence: float) -> S
     known = matrix.dropna(subset="estimate")
     if matrix.empty:
         return Section("matrix", "Training mix", ("No SAE of this study was evaluated, so there is no matrix to show.",), claims)
-    best = known.loc[list(known.groupby(["layer", "evaluation_set"], sort=False)["estimate"].idxmax())]
+    best = known.loc[_highest_of_several(known)]
     digits = common_digits(known["low"], known["high"])
     sentences = [
         f"{layer_name(layer).capitalize()}: " + "; ".join(_highest(r, known, digits) for r in evidence.rows_of(rows)) + "."
         for layer, rows in best.groupby("layer", sort=False)
     ]
+    sentences += unmatched(matrix)
     if known.empty:
         title = "No arm was trained and evaluated on every mix, so no mix can be compared with another"
-        sentences.append(f"{title}.")
     elif known["mix"].nunique() == 1:
         title = (
             f"One training mix, {known['mix'].iloc[0]}, on {counted(known['evaluation_set'].nunique(), 'evaluation set')}: nothing to compare it with"
@@ -74,6 +74,12 @@ def matrix_section(matrix: pd.DataFrame, claims: Claims, confidence: float) -> S
     return Section("matrix", "Training mix", tuple(sentences), claims, (plot,), (table,))
 
 
+def _highest_of_several(known: pd.DataFrame) -> list[Any]:
+    """Index of the highest estimate of each layer and evaluation set that several mixes have figures for."""
+    columns = known.groupby(["layer", "evaluation_set"], sort=False)["estimate"]
+    return list(columns.idxmax()[columns.size() > 1])
+
+
 def _highest(row: Any, known: pd.DataFrame, digits: int) -> str:
     """``PRE is highest on prose (0.789 [0.777, 0.802]; EQ within that interval)``."""
     here = known[(known["layer"] == row.layer) & (known["evaluation_set"] == row.evaluation_set) & (known["mix"] != row.mix)]
@@ -82,20 +88,20 @@ def _highest(row: Any, known: pd.DataFrame, digits: int) -> str:
 
 
 def heat_tables(matrix: pd.DataFrame) -> tuple[Table, ...]:
-    """The matrix as one coloured table per layer: mixes down, evaluation sets across."""
+    """The matrix as one coloured table per layer: mixes down, evaluation sets across; :func:`unmatched` says what has no row."""
     known = matrix.dropna(subset="estimate")
     low, high = known["estimate"].min(), known["estimate"].max()
     digits = common_digits(known["low"], known["high"])
     sets = list(dict.fromkeys(matrix["evaluation_set"]))
-    best = set(known.groupby(["layer", "evaluation_set"])["estimate"].idxmax())
+    best = _highest_of_several(known)
     tables = []
-    for layer, here in matrix.groupby("layer", sort=False):
+    for layer, here in known.groupby("layer", sort=False):
         rows = []
         for mix, row in here.groupby("mix", sort=False):
             cells = {
                 r.evaluation_set: Cell(
                     decimal(r.estimate, digits) + (" ★" if r.Index in best else ""),
-                    colours=value_colours((r.estimate - low) / max(high - low, 1e-12)) if r.Index in known.index else None,
+                    colours=value_colours((r.estimate - low) / max(high - low, 1e-12)),
                     hint=f"{mix} on {r.evaluation_set}: {_value(r, digits)}",
                 )
                 for r in evidence.rows_of(row)
@@ -103,6 +109,18 @@ def heat_tables(matrix: pd.DataFrame) -> tuple[Table, ...]:
             rows.append((Cell(str(mix)), *(cells.get(name, Cell(NONE)) for name in sets)))
         tables.append(Table(layer_name(layer).capitalize(), ("mix", *sets), tuple(rows), sortable=False))
     return tuple(tables)
+
+
+def unmatched(matrix: pd.DataFrame) -> tuple[str, ...]:
+    """Why the matrix lacks figures, layer by layer: a mix without SAEs there, or no arm that all of its mixes have."""
+    said = []
+    for layer, here in matrix.groupby("layer", sort=False):
+        averaged = here.groupby("mix", sort=False)["n"].sum()
+        if not averaged.any():
+            said.append(f"{layer_name(layer).capitalize()}: no arm was trained and evaluated on every mix, so no mix can be compared with another.")
+        elif absent := list(averaged.index[averaged == 0]):
+            said.append(f"{layer_name(layer).capitalize()}: no SAE was trained on {listed(absent)}.")
+    return tuple(said)
 
 
 # ------------------------------------------------------------------------------------------------ expansion and budget

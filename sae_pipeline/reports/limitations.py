@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from sae_pipeline.analysis.tables import SETTING, design, regime
 from sae_pipeline.analysis.verdicts import ALL_LAYERS
 from sae_pipeline.reports.blocks import Section
-from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.frames import StudyFrames
 from sae_pipeline.reports.matching.comparisons import both_ways, decoder_features
 from sae_pipeline.reports.wording import counted, decimal, layer_name, listed
@@ -16,16 +15,13 @@ from sae_pipeline.study import Study
 
 def limitations_section(study: Study, frames: StudyFrames) -> Section:
     """One point per limit, those of the caller first and what could not be tested last."""
-    findings = frames.findings
-    skipped = findings[(findings["verdict"] == "not_testable") & (findings["scope"] == ALL_LAYERS)]
-    untested = [f"Not testable here: {row.claim} ({row.note})." for row in rows_of(skipped)]
     points = (
         *frames.limitations,
         *_subject(study, frames),
         *_design(frames),
         *_inference(study, frames),
         *_matching(frames),
-        *dict.fromkeys(untested),
+        *_untested(frames),
     )
     return Section("limitations", "Limitations", points=points)
 
@@ -77,6 +73,14 @@ def _inference(study: Study, frames: StudyFrames) -> Iterator[str]:
                 else ", and nothing here is corrected for their number."
             )
         )
+
+
+def _untested(frames: StudyFrames) -> Iterator[str]:
+    """How many claims the study has nothing to say about; why not stands with each of them."""
+    heads = frames.findings[frames.findings["scope"] == ALL_LAYERS]
+    skipped = heads.loc[heads["verdict"] == "not_testable", "id"].nunique()
+    if skipped:
+        yield f"{skipped} of {counted(heads['id'].nunique(), 'claim')} could not be tested here; the findings say of each what it needs."
 
 
 def _matching(frames: StudyFrames) -> Iterator[str]:

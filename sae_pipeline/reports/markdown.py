@@ -25,6 +25,8 @@ def _lines(report: Report) -> Iterator[str]:
     yield ""
     for table in report.heat:
         yield from _table(table)
+    for note in report.heat_notes:
+        yield from (_escape(note), "")
     for section in report.sections:
         yield from _section(section)
     if report.pages:

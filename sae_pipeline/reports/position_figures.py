@@ -16,6 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter, NullFormatter
 
 from sae_pipeline.reports.figures import MAX_PANELS
 from sae_pipeline.reports.style import colour_map, named_colours, ordered_colours, styled
@@ -67,7 +68,10 @@ def by_condition(frame: pd.DataFrame, title: str, ylabel: str) -> Figure:
         for ax, condition in zip(fig.subplots(1, len(conditions), squeeze=False, sharey=True)[0], conditions, strict=True):
             _curves(ax, rows[rows["condition"] == condition], colours)
             ax.set(title=f"position embeddings {CONDITION_WORDS[condition]}", xlabel="position in the context")
-            ax.set_yscale("log" if (rows["mean"] > 0).all() and rows["mean"].max() > 10 * rows["mean"].min() else "linear")
+            if (rows["mean"] > 0).all() and rows["mean"].max() > 10 * rows["mean"].min():
+                ax.set_yscale("log")
+                ax.yaxis.set_major_formatter(LogFormatter())
+                ax.yaxis.set_minor_formatter(NullFormatter())
             if condition == conditions[0]:
                 ax.set_ylabel(ylabel)
         _layer_legend(fig, colours)

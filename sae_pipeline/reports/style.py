@@ -72,6 +72,7 @@ _RC: dict[Any, Any] = {
     "figure.titlesize": 12.5,
     "lines.linewidth": 1.8,
     "errorbar.capsize": 2.5,
+    "text.parse_math": False,  # a name with two dollar signs is a name
 }
 
 

@@ -18,6 +18,7 @@ from sae_pipeline.errors import BadInput, HubError
 from sae_pipeline.reports.model_card import CARD_FILE
 from sae_pipeline.saes.formats import FORMATS, recognised
 from sae_pipeline.saes.inference import InferenceSAE
+from sae_pipeline.safety.hub_address import hub_endpoint
 
 
 def load_sae(path_or_hub_id: str | Path, revision: str | None = None) -> InferenceSAE:
@@ -59,9 +60,7 @@ def _snapshot(repository: str, inner: str, revision: str | None) -> Path:
     names = sorted({name for form in FORMATS.values() for name in (*form.files, *form.extras)})
     prefix = f"{glob.escape(inner)}/" if inner else ""
     with _hub_errors(repository, "read"):
-        return Path(
-            snapshot_download(repository, revision=revision, allow_patterns=[prefix + name for name in names], endpoint=os.environ.get("HF_ENDPOINT"))
-        )
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[prefix + name for name in names], endpoint=hub_endpoint()))
 
 
 def push(folder: Path, repository: str, *, private: bool = False) -> str:
@@ -87,7 +86,7 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
         )
     from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
+    api = HfApi(endpoint=hub_endpoint(), token=token)
     with _hub_errors(repository, "write"):
         # None lets the owner's default decide; False would ask for a public one where an organisation forbids it.
         address = api.create_repo(repository, repo_type="model", private=private or None, exist_ok=True)
@@ -122,7 +121,7 @@ def _hub_errors(repository: str, deed: str) -> Iterator[None]:
         # The bases are OSError and what the client's HTTP library raises; which one that is depends on the version.
         if not isinstance(error, errors.HfHubHTTPError.__bases__):
             raise
-        endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+        endpoint = hub_endpoint() or "https://huggingface.co"
         raise HubError(
             f"{repository}: expected an answer of {endpoint}, found {type(error).__name__}; check the network, and HF_ENDPOINT if it is set"
         ) from None

@@ -6,7 +6,7 @@ recorded twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from sae_pipeline.errors import BadInput
 from sae_pipeline.stages import corpora, inventory, reachable, subject
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, strings_in
+from sae_pipeline.study import Cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +80,22 @@ def trace(ctx: StudyContext, sae_id: str) -> Chain:
         sae=links[sae_id],
         after=tuple(links[what] for what in order if what in after),
     )
+
+
+def of_cell(ctx: StudyContext, cell: Cell, *last: str) -> tuple[Link, ...]:
+    """What some artifacts of a cell rest on, upstream first, and they themselves."""
+    return _up_to(ctx, dict(reachable.of_cell(ctx, cell.mix, cell.point, cell.expansion)), last)
+
+
+def of_study(ctx: StudyContext, last: str) -> tuple[Link, ...]:
+    """What an artifact of the whole study rests on, upstream first, and it itself."""
+    return _up_to(ctx, dict(reachable.artifacts(ctx)), [last])
+
+
+def _up_to(ctx: StudyContext, artifacts: dict[str, Artifact], last: Sequence[str]) -> tuple[Link, ...]:
+    made_from = {what: _mentioned(artifact, artifacts) for what, artifact in artifacts.items()}
+    wanted = set(last).union(*(_closure(what, made_from) for what in last))
+    return tuple(_link(ctx, what, artifacts[what], made_from[what]) for what in _upstream_first(made_from) if what in wanted)
 
 
 def token_range(text: str) -> tuple[int, int]:

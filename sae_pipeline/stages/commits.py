@@ -31,9 +31,10 @@ def settled(ctx: StudyContext, kind: str, repository: str, revision: str | None,
     with storage_errors(record.parent, missing=True):
         record.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(record.with_suffix(".lock")):
-            if record.exists():
+            try:
                 return json.loads(record.read_text())["commit"]
-            commit = ask()
+            except (FileNotFoundError, ValueError, KeyError, TypeError):  # not asked yet, or a record that cannot be read
+                commit = ask()
             write_json(record, {"kind": kind, "repository": repository, "revision": revision, "commit": commit})
             return commit
 

@@ -54,7 +54,8 @@ def read(place: str) -> Measured:
 
     warehouse = _warehouse(place)
     try:
-        with duckdb.connect(str(warehouse), read_only=True) as connection:
+        # A warehouse may be somebody else's: a view in it could otherwise read any file of this machine, or an address.
+        with duckdb.connect(str(warehouse), read_only=True, config={"enable_external_access": False}) as connection:
             present = {name for (name,) in connection.execute("SELECT table_name FROM information_schema.tables").fetchall()}
             if missing := [name for name in READ if name not in present]:
                 raise BadInput(f"{warehouse}: expected the tables {', '.join(READ)}, found none named {', '.join(missing)}; run the study again")

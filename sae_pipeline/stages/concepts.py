@@ -95,11 +95,10 @@ def measure(ctx: StudyContext, point: HookPoint) -> Artifact:
         from sae_pipeline.concepts.measure import StudiedSae, measure_concepts
         from sae_pipeline.concepts.text import read_sets
         from sae_pipeline.corpora.corpus import Corpus
-        from sae_pipeline.corpora.tokenization import TextTokenizer
         from sae_pipeline.saes.inference import InferenceSAE
 
         settings, model = slices.concepts(ctx.study), subject.need(ctx)
-        tokenizer = TextTokenizer.load(model.location, model.revision)
+        tokenizer = model.tokenizer()
         texts = {name: (Corpus.load(corpora.need(ctx, f"held_out/{name}")), activations.shards(artifact)) for name, artifact in read.items()}
         with ctx.compute.lease() as device:
 
@@ -132,7 +131,6 @@ def _directions(ctx: StudyContext, point: HookPoint, device: str) -> dict[str, W
     """The study's directions; written prompts are read with the subject, which is loaded for nothing else."""
     from sae_pipeline.concepts.direction_tables import OfSets, Written
     from sae_pipeline.concepts.directions import read_prompts
-    from sae_pipeline.corpora.tokenization import TextTokenizer
 
     asked = ctx.study.concepts.asked_directions(ctx.study.held_out) if ctx.study.concepts else {}
     model = subject.need(ctx)
@@ -146,7 +144,7 @@ def _directions(ctx: StudyContext, point: HookPoint, device: str) -> dict[str, W
             read_prompts,
             position=declared.position,
             model=loaded,
-            tokenizer=TextTokenizer.load(model.location, model.revision),
+            tokenizer=model.tokenizer(),
             hook=loaded.hook_name(point.site, point.layer),
             batch_size=ctx.study.evaluation.batch_size,
         )

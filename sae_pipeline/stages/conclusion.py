@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sae_pipeline.stages import concepts, findings, foreign, history, matching, positions, tables, text, warehouse
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.store import Artifact
+from sae_pipeline.store import Artifact, exclusive
 
 
 def artifacts(ctx: StudyContext) -> list[Artifact]:
@@ -17,10 +17,11 @@ def artifacts(ctx: StudyContext) -> list[Artifact]:
 def publish(ctx: StudyContext) -> None:
     """Bring the warehouse up to what has been computed."""
     foreign.gather(ctx)
-    warehouse.publish(ctx, artifacts(ctx))
-    tables.publish_dense_latents(ctx)
+    with exclusive(ctx.home.locks / f"warehouse-{ctx.study.name}.lock"):
+        warehouse.publish(ctx, artifacts(ctx))
+        tables.publish_dense_latents(ctx)
 
 
 def is_published(ctx: StudyContext) -> bool:
     """Whether the warehouse holds all that has been computed, and nothing else."""
-    return warehouse.holds(ctx, artifacts(ctx)) and ctx.home.dense_latents(ctx.study.name).exists()
+    return warehouse.holds(ctx, artifacts(ctx)) and tables.holds_dense_latents(ctx)

@@ -20,6 +20,11 @@ class StudyContext:
     remembered: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     """What costs a look at files or a hub (data versions of sources) or a computation; valid for the life of this object."""
 
+    def __post_init__(self) -> None:
+        """A step knows of all that any machine published before it began."""
+        if self.store.shared is not None:
+            self.store.shared.refresh()
+
     @classmethod
     def open(cls, study: Study, home: Home | None = None) -> StudyContext:
         """The context that the environment and the study's ``compute`` section describe."""

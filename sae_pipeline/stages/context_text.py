@@ -35,10 +35,9 @@ def rows(ctx: StudyContext, top_contexts: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     from sae_pipeline.corpora.corpus import Corpus
-    from sae_pipeline.corpora.tokenization import TextTokenizer
 
     model = subject.need(ctx)
-    tokenizer = TextTokenizer.load(model.location, model.revision)
+    tokenizer = model.tokenizer()
     found: list[tuple[Any, ...]] = []
     for name, named in top_contexts.groupby("evaluation_set", sort=False):
         corpus = Corpus.load(corpora.need(ctx, f"held_out/{name}"))

@@ -65,7 +65,6 @@ def build(ctx: StudyContext, lane: str) -> Artifact:
         if isinstance(draft, Artifact):
             return draft
         from sae_pipeline.corpora.mixing import build_corpus, content_hash
-        from sae_pipeline.corpora.tokenization import TextTokenizer
 
         model.verify()
         part = _slice(ctx, lane)
@@ -76,7 +75,7 @@ def build(ctx: StudyContext, lane: str) -> Artifact:
             shares={name: share for name, share in part["shares"].items() if share > 0},
             tokens=part["tokens"],
             context_length=part["context_length"],
-            tokenizer=TextTokenizer.load(model.location, model.revision),
+            tokenizer=model.tokenizer(),
             seed=ctx.study.corpus.seed,
             side=side(ctx, held_out=part["held_out"]),
             repeat=ctx.study.corpus.repeat,

@@ -127,7 +127,6 @@ def make(ctx: StudyContext, name: str) -> Artifact:
 
 def _generate(ctx: StudyContext, declared: SelfGenerated, draft: Draft) -> dict[str, Any]:
     from sae_pipeline.corpora.generation import generate
-    from sae_pipeline.corpora.tokenization import TextTokenizer
 
     model = subject.need(ctx)
     model.verify()
@@ -136,7 +135,7 @@ def _generate(ctx: StudyContext, declared: SelfGenerated, draft: Draft) -> dict[
             draft.path,
             location=model.location,
             revision=model.revision,
-            tokenizer=TextTokenizer.load(model.location, model.revision),
+            tokenizer=model.tokenizer(),
             device=device,
             dtype=ctx.study.subject.dtype,
             tokens=declared.tokens,
@@ -146,6 +145,8 @@ def _generate(ctx: StudyContext, declared: SelfGenerated, draft: Draft) -> dict[
             batch_size=declared.batch_size,
             seed=declared.seed,
             randomised=slices.randomised(ctx.study),
+            trust_remote_code=ctx.study.subject.trust_remote_code,
+            pickled_weights=ctx.study.subject.pickled_weights,
         )
 
 
@@ -166,10 +167,9 @@ def _retrieve(ctx: StudyContext, declared: Retrieved, draft: Draft) -> dict[str,
 
 def _reader(ctx: StudyContext, device: str) -> tuple[SubjectModel, TextTokenizer]:
     """The subject and its tokenizer, to read documents with."""
-    from sae_pipeline.corpora.tokenization import TextTokenizer
 
     model = subject.need(ctx)
-    return model.load(ctx.study.subject.dtype, device), TextTokenizer.load(model.location, model.revision)
+    return model.load(ctx.study.subject.dtype, device), model.tokenizer()
 
 
 def _encoder(ctx: StudyContext, declared: Retrieved, device: str) -> Encoder:

@@ -8,11 +8,14 @@ import shutil
 from typing import Any
 
 from sae_pipeline.activations.disk import estimate_bytes
+from sae_pipeline.errors import StorageError
+from sae_pipeline.execution import Execution
 from sae_pipeline.reports.wording import counted
 from sae_pipeline.saes.memory import memory_budget, memory_groups
 from sae_pipeline.saes.schedule import steps_with_trunks
-from sae_pipeline.stages import matching, subject
+from sae_pipeline.stages import matching, reachable, subject
 from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.store.budget import room
 from sae_pipeline.study import Cell, Study, cells, d_sae_of
 
 FLOP_PER_SECOND = 2e11
@@ -26,6 +29,9 @@ MOST_NAMED = 4
 
 MATCH = 100
 """Operations of matching a pair per entry of the cosines and dimension: four products, and what it takes to rank and to pair what they hold."""
+
+UMAP_COMPILES, UMAP_LATENT = 15, 0.0025
+"""Seconds of one core: until UMAP's own code is compiled, in every process anew, and after that for each latent laid out (256 and 2,048 of them)."""
 
 
 def estimate(ctx: StudyContext) -> dict[str, Any]:
@@ -91,6 +97,10 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
         tokens_read = sum(min(study.held_out[name].tokens, study.concepts.tokens) for name in study.concepts.read_sets(study.held_out))
         operations += sum(2 * d_model * d_sae_of(cell.expansion, d_model) * tokens_read for cell in all_cells if cell.arms)
     seconds = math.ceil(operations / FLOP_PER_SECOND + 0.5 * (len(all_cells) * 2 + 10))
+    if study.matching is not None and study.matching.umap:
+        layout = _layout(study, all_cells, d_model)
+        notes.append(f"matching.umap takes about {layout} s of one core, {UMAP_COMPILES} of them to compile UMAP, however few the latents")
+        seconds += layout
     settings = study.activations
     corpora = [declared.tokens for declared in study.held_out.values()] + len(study.mixes) * [settings.tokens] * settings.cache
     shards = {"shard_tokens": settings.shard_tokens, "context_length": settings.context_length}
@@ -101,6 +111,25 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
             f"the study needs about {(cached + weights) / 1e9:.1f} GB and {ctx.home.root} has {free / 1e9:.1f} GB free; set activations.cache: false or point SAE_HOME elsewhere"
         )
     return figures | {"bytes": cached + weights, "seconds": seconds, "notes": notes}
+
+
+def check_budget(ctx: StudyContext) -> None:
+    """Refuse a study that cannot be kept within the disk budget, before anything starts.
+
+    Raises:
+        StorageError: what it lacks is expected to take more than may still be written.
+    """
+    free = room(ctx.store.root, ctx.store.shared)
+    if free is None:
+        return
+    there = sum(file["bytes"] for _, artifact in reachable.artifacts(ctx) for file in artifact.manifest["files"].values())
+    wanted = estimate(ctx)["bytes"] - there
+    if wanted > free:
+        raise StorageError(
+            f"SAE_DISK_BUDGET={os.environ['SAE_DISK_BUDGET']}: expected room for the study '{ctx.study.name}', found {max(0, free) / 1e9:.3g} GB left of it "
+            f"in {ctx.store.root} where about {wanted / 1e9:.3g} GB are needed; raise it, remove what no study needs with `sae-pipeline gc STUDY…`, "
+            "set activations.cache to false, or shrink the study"
+        )
 
 
 def _across_layers(study: Study, all_cells: list[Cell]) -> list[str]:
@@ -123,8 +152,19 @@ def _across_layers(study: Study, all_cells: list[Cell]) -> list[str]:
     ]
 
 
+def _layout(study: Study, all_cells: list[Cell], d_model: int) -> int:
+    """Seconds to lay out the directions of the SAEs matched across layers, if all of their latents are alive."""
+    from sae_pipeline.matching.study_tables.directions_map import MOST_LATENTS
+
+    mix, expansion = study.matched_across_layers
+    saes = sum(len(cell.arms) for cell in all_cells if (cell.mix, float(cell.expansion)) == (mix, float(expansion)))
+    return math.ceil(UMAP_COMPILES + UMAP_LATENT * saes * min(d_sae_of(expansion, d_model), MOST_LATENTS))
+
+
 def _groups(ctx: StudyContext, all_cells: list[Cell], d_model: int) -> list[str]:
-    """How many arms train side by side and what they are expected to need; the largest cell is stated."""
+    """How many arms train side by side and what they are expected to need; the largest cell is stated. Nothing on Ray: other machines train."""
+    if Execution.from_environment().executor == "ray":
+        return []
     device = ctx.compute.devices()[0]
     budget = memory_budget(device, ctx.study.compute.memory_gib)
     threads = (ctx.study.compute.threads or os.cpu_count() or 1) if device == "cpu" else 1

@@ -90,13 +90,12 @@ def measure_baseline(ctx: StudyContext, held_out: str, point: HookPoint) -> Arti
 
 def _random_text(ctx: StudyContext, model: SubjectModel) -> Tensor | None:
     """Contexts of random token ids, the same for every set and layer; None when the study asks for none."""
-    from sae_pipeline.corpora.tokenization import TextTokenizer
     from sae_pipeline.metrics.latents.fake_features import random_token_ids
 
     length, tokens = ctx.study.activations.context_length, ctx.study.evaluation.random_tokens
     if tokens == 0:
         return None
-    tokenizer = TextTokenizer.load(subject.need(ctx).location, subject.need(ctx).revision)
+    tokenizer = subject.need(ctx).tokenizer()
     vocabulary = min(tokenizer.vocab_size, model.vocab_size)
     return random_token_ids(vocabulary, tokenizer.special_ids, ceil(tokens / (length - 1)), length, tokenizer.bos_id, seed=0)
 
@@ -225,6 +224,18 @@ def find(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> Art
     return ctx.store.find("metrics", _metrics_identity(ctx, cell, {n: b for n, b in baselines.items() if b is not None})[0])
 
 
+def is_complete(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> bool:
+    """Whether the metric tables of a cell are in the store, and every evaluation that they were gathered from."""
+    if find(ctx, mix, point, expansion) is None:
+        return False
+    cell = saes.need(ctx, mix, point, expansion)
+    return all(_is_evaluated(ctx, cell, need_baseline(ctx, name, point)) for name in ctx.study.held_out)
+
+
+def _is_evaluated(ctx: StudyContext, cell: saes.TrainedCell, baseline: Artifact) -> bool:
+    return all(find_evaluation(ctx, sae, baseline) is not None for sae in cell.saes.values())
+
+
 def need(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> Artifact:
     """The metric tables of a cell, which must exist."""
     cell = saes.need(ctx, mix, point, expansion)
@@ -239,7 +250,10 @@ def evaluate(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) ->
     fingerprint, inputs = _metrics_identity(ctx, cell, baselines)
     with ctx.store.draft("metrics", fingerprint, inputs) as draft:
         if isinstance(draft, Artifact):
-            return EvaluatedCell(cell.cell, draft, computed=0, reused=1)
+            # Who reads an evaluation itself needs it whole, and it may have been damaged since its table was gathered.
+            lost = [name for name in baselines if not _is_evaluated(ctx, cell, baselines[name])]
+            mended = [e for name in lost for e in evaluate_on(ctx, name, point, cell.saes).values() if not e.reused]
+            return EvaluatedCell(cell.cell, draft, computed=len(mended), reused=1)
         import pandas as pd
 
         from sae_pipeline.metrics.registry import METRICS

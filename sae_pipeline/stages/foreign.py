@@ -244,7 +244,7 @@ def _described(known: _Known) -> dict[str, Any]:
         "expansion": about["d_sae"] / about["d_model"],
         **{name: about[name] for name in ("d_model", "d_sae", "activation", "k")},
         "fingerprint": known.artifact.fingerprint,
-        "path": str(known.artifact.path),
+        "path": str(known.artifact.folder),
     }
 
 

@@ -7,16 +7,17 @@ evaluated before costs nothing.
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae_pipeline.errors import StorageError
 from sae_pipeline.stages import activations, corpora, evaluation, saes, slices, sources, subject
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.stages.pages import publish_page
+from sae_pipeline.stages.pages import is_published, publish_page
 from sae_pipeline.store import Artifact, digest, exclusive, storage_errors, write_json
 from sae_pipeline.store.fingerprints import file_sha256
 from sae_pipeline.study import cells
@@ -55,10 +56,20 @@ def records(ctx: StudyContext) -> list[Record]:
     """All records of the study, the oldest first."""
     folder = ctx.home.history(ctx.study.name)
     with storage_errors(folder):
-        import json
-
-        found = [Record(path.parent, json.loads(path.read_text())) for path in folder.glob(f"[!.]*/{ABOUT}")]
+        found = [Record(path.parent, _about(path)) for path in folder.glob(f"[!.]*/{ABOUT}")]
     return sorted(found, key=lambda record: (record.about["recorded"], record.folder.name))
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads(path.read_text())
+        if {"recorded", "window", "text", "saes"} <= about.keys():
+            return about
+    except (ValueError, AttributeError):  # no JSON, or JSON of another shape
+        pass
+    raise StorageError(
+        f"{path}: expected the record of an evaluation, found something else; put a copy of it back or move its folder away, then run again"
+    )
 
 
 def _text(ctx: StudyContext, window: int) -> str:
@@ -143,7 +154,7 @@ def _write(ctx: StudyContext, of: dict[str, Any], metrics: pd.DataFrame, documen
     recorded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     about = {"recorded": recorded} | of
     parent = ctx.home.history(ctx.study.name)
-    draft = parent / f".{os.getpid()}"
+    draft = parent / ".draft"
     with storage_errors(parent, missing=True), exclusive(ctx.home.locks / f"history-{ctx.study.name}.lock"):
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -174,6 +185,14 @@ def find(ctx: StudyContext) -> Artifact | None:
     return ctx.store.find(STAGE, _identity(ctx, found)[0]) if found else None
 
 
+def is_gathered(ctx: StudyContext) -> bool:
+    """Whether all records are in one table whose page is where the user looks for it."""
+    if not records(ctx):
+        return True
+    artifact = find(ctx)
+    return artifact is not None and is_published(artifact, ctx.home.history_page(ctx.study.name).parent, under="page/")
+
+
 def gather(ctx: StudyContext) -> Artifact:
     """All records in one table, what got worse in the latest of them, and the page that shows both."""
     found = records(ctx)
@@ -197,6 +216,11 @@ def gather(ctx: StudyContext) -> Artifact:
             artifact = draft.publish({"records": len(found), "regressions": int(frames["regressions"]["worse"].sum())})
     publish_page(ctx, artifact, ctx.home.history_page(ctx.study.name).parent, under="page/")
     return artifact
+
+
+def plots(gathered: Artifact) -> list[Path]:
+    """The figures of the page, one per evaluation set."""
+    return [gathered.file(name) for name in sorted(gathered.manifest["files"]) if name.startswith("page/figures/") and name.endswith(".png")]
 
 
 def history_rows(found: list[Record]) -> pd.DataFrame:

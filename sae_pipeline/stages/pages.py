@@ -10,6 +10,18 @@ from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, exclusive, storage_errors
 
 
+def is_published(artifact: Artifact, target: Path, *, under: str = "") -> bool:
+    """Whether ``target`` holds every file of the artifact's page at its recorded size, see :func:`publish_page`."""
+    try:
+        return all(
+            (target / name.removeprefix(under)).stat().st_size == file["bytes"]
+            for name, file in artifact.manifest["files"].items()
+            if name.startswith(under)
+        )
+    except OSError:
+        return False
+
+
 def publish_page(ctx: StudyContext, artifact: Artifact, target: Path, *, under: str = "", beside: Mapping[str, str] | None = None) -> None:
     """Put the files of an artifact into ``target``; readers see the old folder or the new one, and two writers wait for each other.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_pipeline.errors import BadInput, StorageError, StudyError, SubjectError
+from sae_pipeline.execution import Execution
 from sae_pipeline.matching.pairs import DeclaredSae, named_pairs
 from sae_pipeline.saes.arm import Arm, check_division
 from sae_pipeline.saes.memory import ESTIMATE_FACTOR, group_bytes
@@ -31,10 +32,13 @@ def preflight(ctx: StudyContext) -> None:
 
     Raises:
         BadInput: a layer, context length, sparsity, device, rubric or source that does not fit.
-        StorageError: the home cannot be written.
+        StorageError: the home cannot be written, or the store that machines share cannot be used.
     """
     _home_is_writable(ctx.home.root)
-    ctx.compute.devices()
+    if ctx.store.shared is not None:
+        ctx.store.shared.check()
+    if Execution.from_environment().executor != "ray":  # whose steps run on other machines' devices
+        ctx.compute.devices()
     from sae_pipeline.analysis.health.rubrics import load_rubrics
 
     load_rubrics(ctx.study.analysis.rubrics)
@@ -110,7 +114,7 @@ def _subject_sizes(ctx: StudyContext) -> dict[str, Any] | None:
 
 def _fits_into_memory(ctx: StudyContext, arm: Arm, d_model: int, d_sae: int, name: str) -> None:
     """Refuse an SAE that is sure not to fit into the machine; a GPU's memory is told by the device itself."""
-    if ctx.compute.devices()[0] != "cpu":
+    if Execution.from_environment().executor == "ray" or ctx.compute.devices()[0] != "cpu":
         return
     needed, there = group_bytes([arm], d_model, d_sae, threads=1), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > ESTIMATE_FACTOR * there:

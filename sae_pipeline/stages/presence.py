@@ -46,7 +46,7 @@ def present(ctx: StudyContext, lane: str, stage: str, point: HookPoint | None, e
         case "saes", HookPoint(), float() | int():
             return activations.find(ctx, lane, point) is None or saes.find(ctx, lane, point, expansion) is not None
         case "metrics", HookPoint(), float() | int():
-            return saes.find(ctx, lane, point, expansion) is None or evaluation.find(ctx, lane, point, expansion) is not None
+            return saes.find(ctx, lane, point, expansion) is None or evaluation.is_complete(ctx, lane, point, expansion)
         case "scorecard", HookPoint(), None:
             upstream = (evaluation.find(ctx, lane, point, e) for e in ctx.study.saes.expansions)
             return any(cell is None for cell in upstream) or scorecards.find(ctx, lane, point) is not None
@@ -75,13 +75,13 @@ def present(ctx: StudyContext, lane: str, stage: str, point: HookPoint | None, e
         case "metric_tables", None, None:
             return tables.find(ctx) is not None and conclusion.is_published(ctx)
         case "evaluation_history", None, None:
-            return history.is_recorded(ctx)
+            return history.is_recorded(ctx) and history.is_gathered(ctx)
         case "versions", None, None:
             return bool(versions.copies(ctx))
         case "rubric_review", None, None:
-            return tables.find(ctx) is None or rubric_review.find(ctx) is not None
+            return tables.find(ctx) is None or rubric_review.is_published(ctx)
         case "findings", None, None:
             return tables.find(ctx) is None or findings.find(ctx) is not None
         case "comparison_report", None, None:
-            return findings.find(ctx) is None or (reports.find(ctx) is not None and ctx.home.report(ctx.study.name).exists())
+            return findings.find(ctx) is None or reports.is_published(ctx)
     raise ValueError(f"no asset partition is called {lane}/{stage} with hook point {point} and expansion {expansion}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 
@@ -28,7 +29,14 @@ from sae_pipeline.stages import (
     text,
 )
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.store import Artifact
+from sae_pipeline.store import Artifact, Home, Store
+from sae_pipeline.study import HookPoint
+
+Address = tuple[str, str]
+"""Stage and fingerprint."""
+
+LEAVES = (spelling.ABSORPTION, rubric_review.STAGE, reports.STAGE, history.STAGE, foreign.TABLES_STAGE)
+"""Stages that no other is identified by: what they lack hides nothing."""
 
 
 def artifacts(ctx: StudyContext) -> Iterator[tuple[str, Artifact]]:
@@ -37,16 +45,60 @@ def artifacts(ctx: StudyContext) -> Iterator[tuple[str, Artifact]]:
         if (artifact := find()) is not None:
             yield what, artifact
     for mix, point, expansion in product(ctx.study.mixes, ctx.study.hook_points, ctx.study.saes.expansions):
-        trained = saes.partial(ctx, mix, point, expansion)
-        yield from ((trained.cell.sae_id(label), artifact) for label, artifact in (trained.saes | trained.diverged).items())
-        yield from evaluation.found(ctx, trained)
+        yield from _trained(ctx, mix, point, expansion)
     yield from foreign.found(ctx)
 
 
-def under_way(ctx: StudyContext) -> Iterator[tuple[str, str]]:
-    """(stage, fingerprint) of every SAE that the study asks for: its half-finished draft holds a checkpoint to go on from."""
-    for mix, point, expansion in product(ctx.study.mixes, ctx.study.hook_points, ctx.study.saes.expansions):
-        yield from ((saes.STAGE, fingerprint) for fingerprint in saes.expected(ctx, mix, point, expansion)[1].values())
+def of_cell(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> Iterator[tuple[str, Artifact]]:
+    """The same for one cell: what its SAEs and their metrics rest on, and themselves, without a look at the study's other cells."""
+    lanes = [mix, *(f"held_out/{name}" for name in ctx.study.held_out)]
+    parts = ("corpus", f"activations {point.key}", f"baseline {point.key}")
+    rests_on = {"subject_model", *(f"sources/{name}" for name in ctx.study.sources), *(f"{lane}/{part}" for lane in lanes for part in parts)}
+    for what, find in _finders(ctx):
+        if what in rests_on and (artifact := find()) is not None:
+            yield what, artifact
+    yield from _trained(ctx, mix, point, expansion)
+
+
+def _trained(ctx: StudyContext, mix: str, point: HookPoint, expansion: float) -> Iterator[tuple[str, Artifact]]:
+    trained = saes.partial(ctx, mix, point, expansion)
+    yield from ((trained.cell.sae_id(label), artifact) for label, artifact in (trained.saes | trained.diverged).items())
+    yield from evaluation.found(ctx, trained)
+
+
+def asked_for(ctx: StudyContext) -> dict[Address, bool]:
+    """Everything that the study asks the store for, and whether it is there; what is not may lie there as a half-finished draft.
+
+    What is made from something that is missing cannot be asked for: its fingerprint is not known.
+    """
+    asking = _AskingHome(ctx.home.root)
+    for _ in artifacts(replace(ctx, home=asking)):
+        pass
+    return asking.asked
+
+
+@dataclass(frozen=True)
+class _AskedStore(Store):
+    """A store that writes down what it is asked for."""
+
+    asked: dict[Address, bool] = field(default_factory=dict)
+
+    def find(self, stage: str, fingerprint: str) -> Artifact | None:
+        found = super().find(stage, fingerprint)
+        self.asked[stage, fingerprint] = found is not None
+        return found
+
+
+@dataclass(frozen=True)
+class _AskingHome(Home):
+    """A home whose store writes down what it is asked for."""
+
+    asked: dict[Address, bool] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Store:
+        store = super().store
+        return _AskedStore(store.root, store.shared, self.asked)
 
 
 def _finders(ctx: StudyContext) -> Iterator[tuple[str, Callable[[], Artifact | None]]]:

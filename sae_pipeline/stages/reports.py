@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sae_pipeline.stages import concepts, findings, matching, positions, slices, subject, tables, text
+from sae_pipeline.stages import concepts, findings, matching, pages, positions, slices, subject, tables, text
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.stages.pages import publish_page
 from sae_pipeline.store import Artifact, digest
 from sae_pipeline.study.fragments import PROPOSED_FILE, as_yaml
 
@@ -50,6 +49,12 @@ def find(ctx: StudyContext) -> Artifact | None:
     return ctx.store.find(STAGE, _identity(ctx, gathered, described, found)[0]) if gathered and described and found else None
 
 
+def is_published(ctx: StudyContext) -> bool:
+    """Whether the report has been built and its copy is where the user looks for it."""
+    artifact = find(ctx)
+    return artifact is not None and pages.is_published(artifact, ctx.home.report(ctx.study.name).parent)
+
+
 def build(ctx: StudyContext) -> Artifact:
     """Write the report and put a copy where the user looks for it."""
     gathered, described, found = tables.need(ctx), text.need(ctx), findings.need(ctx)
@@ -62,7 +67,7 @@ def build(ctx: StudyContext) -> Artifact:
 
             artifact = draft.publish(build_report(draft.path, ctx.study, _frames(ctx, gathered, described, found)))
     advised = _proposed_study(ctx)
-    publish_page(ctx, artifact, ctx.home.report(ctx.study.name).parent, beside={PROPOSED_FILE: advised} if advised is not None else None)
+    pages.publish_page(ctx, artifact, ctx.home.report(ctx.study.name).parent, beside={PROPOSED_FILE: advised} if advised is not None else None)
     return artifact
 
 

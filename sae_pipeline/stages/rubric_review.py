@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sae_pipeline.stages import slices, tables
+from sae_pipeline.stages import pages, slices, tables
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.stages.pages import publish_page
 from sae_pipeline.store import Artifact, digest
 
 STAGE = "rubric_review"
@@ -22,6 +21,12 @@ def find(ctx: StudyContext) -> Artifact | None:
     """The review, if it has been written."""
     gathered = tables.find(ctx)
     return ctx.store.find(STAGE, _identity(ctx, gathered)[0]) if gathered else None
+
+
+def is_published(ctx: StudyContext) -> bool:
+    """Whether the review has been written and its copy is where the user looks for it."""
+    artifact = find(ctx)
+    return artifact is not None and pages.is_published(artifact, ctx.home.rubric_page(ctx.study.name).parent, under="page/")
 
 
 def review(ctx: StudyContext) -> Artifact:
@@ -44,5 +49,5 @@ def review(ctx: StudyContext) -> Artifact:
             page.mkdir()
             write_report(page, rubric_review_report(ctx.study.name, found))
             artifact = draft.publish({"rules": len(found), "remarks": int((found["remark"] != "").sum())})
-    publish_page(ctx, artifact, ctx.home.rubric_page(ctx.study.name).parent, under="page/")
+    pages.publish_page(ctx, artifact, ctx.home.rubric_page(ctx.study.name).parent, under="page/")
     return artifact

@@ -97,7 +97,7 @@ def _describe(ctx: StudyContext, trained: saes.TrainedCell, label: str) -> dict[
         "sparsity": float(arm.sparsity),
         "learning_rate": sae.summary["learning_rate"],
         "fingerprint": sae.fingerprint,
-        "path": str(sae.path),
+        "path": str(sae.folder),
         "train_seconds": sae.summary["seconds"],
         "final_loss": sae.summary["final_loss"],
         "final_l0": sae.summary["final_l0"],

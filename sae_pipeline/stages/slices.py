@@ -35,8 +35,8 @@ VERSIONS = {
     "metrics": 2,
     "scorecard": 4,
     "tables": 5,
-    "findings": 4,
-    "report": 6,
+    "findings": 5,
+    "report": 7,
     "positions": 1,
     "position_tables": 1,
     "matching": 1,
@@ -54,9 +54,24 @@ VERSIONS = {
 Slice = dict[str, Any]
 
 
+_RECIPES: dict[str, tuple[str, Slice]] = {}
+"""Stage and part of the study behind every code version made in this process."""
+
+
 def code_version(stage: str, part: Slice) -> str:
     """What Dagster compares to see that an asset's recipe changed."""
-    return digest(stage, VERSIONS[stage], part)
+    made = digest(stage, VERSIONS[stage], part)
+    _RECIPES[made] = stage, part
+    return made
+
+
+def program_update(recorded: str, made: str) -> tuple[str, int, int] | None:
+    """(stage, its version then and now) where a recorded code version and the one made now differ in nothing else; None where the study does too."""
+    if made not in _RECIPES:
+        return None
+    stage, part = _RECIPES[made]
+    then = next((version for version in range(1, VERSIONS[stage]) if digest(stage, version, part) == recorded), None)
+    return None if then is None else (stage, then, VERSIONS[stage])
 
 
 def source(study: Study, name: str) -> Slice:
@@ -97,6 +112,8 @@ def subject(study: Study) -> Slice:
     """Which model; for the bundled one, also how it is trained."""
     model = "a local checkpoint" if Path(study.subject.model).is_dir() else study.subject.model  # known by its contents, wherever it lies
     part: Slice = {"model": model, "revision": study.subject.revision, "randomised": randomised(study)}
+    if study.subject.trust_remote_code:
+        part["trust_remote_code"] = True
     if study.subject.model == "bundled":
         part |= {
             "bundled": study.subject.bundled.model_dump(mode="json", exclude={"sources"}),

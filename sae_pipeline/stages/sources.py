@@ -128,7 +128,9 @@ def _tokenizer(ctx: StudyContext) -> Callable[[], TextTokenizer] | None:
         from sae_pipeline.corpora.tokenization import TextTokenizer
         from sae_pipeline.stages import subject
 
-        return TextTokenizer.load(study.subject.model, subject.checkpoint_identity(ctx).get("commit"))
+        return TextTokenizer.load(
+            study.subject.model, subject.checkpoint_identity(ctx).get("commit"), trust_remote_code=study.subject.trust_remote_code
+        )
 
     return load
 

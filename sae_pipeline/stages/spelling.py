@@ -57,13 +57,12 @@ def read_words(ctx: StudyContext, point: HookPoint, model: SubjectModel) -> Arti
     with ctx.store.draft(STAGE, identity, inputs) as draft:
         if isinstance(draft, Artifact):
             return draft
-        from sae_pipeline.corpora.tokenization import TextTokenizer
         from sae_pipeline.metrics.spelling.absorption import NotApplicable
         from sae_pipeline.metrics.spelling.words import spelling_words, write_words
 
         limit = ctx.study.evaluation.spelling_words
         found = subject.need(ctx)
-        tokenizer = TextTokenizer.load(found.location, found.revision)
+        tokenizer = found.tokenizer()
         hook = model.hook_name(point.site, point.layer)
         words = spelling_words(model, tokenizer, hook, batch_size=ctx.study.evaluation.batch_size, words=limit) if limit else NotApplicable(OFF)
         write_words(words, draft.path / WORDS)

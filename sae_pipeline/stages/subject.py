@@ -10,9 +10,11 @@ from sae_pipeline.stages import slices
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.stages.sources import data_version, documents, require_unchanged
 from sae_pipeline.store import Artifact, digest, write_json
+from sae_pipeline.study.text_sections import Subject as Declared
 
 if TYPE_CHECKING:
     from sae_pipeline.activations.subject import SubjectModel
+    from sae_pipeline.corpora.tokenization import TextTokenizer
 
 STAGE = "subject"
 RECORD = "subject.json"
@@ -26,8 +28,13 @@ class Subject:
 
     artifact: Artifact
     record: dict[str, Any]
-    model: str
-    """The study's ``subject.model``: a local checkpoint may have moved since it was recorded."""
+    declared: Declared
+    """The study's section: a local checkpoint may have moved since it was recorded."""
+
+    @property
+    def model(self) -> str:
+        """The study's ``subject.model``."""
+        return self.declared.model
 
     @property
     def location(self) -> str:
@@ -54,7 +61,21 @@ class Subject:
         from sae_pipeline.activations.subject import SubjectModel
 
         self.verify()
-        return SubjectModel.load(self.location, self.revision, dtype, device, randomised=self.record["randomised"])
+        return SubjectModel.load(
+            self.location,
+            self.revision,
+            dtype,
+            device,
+            randomised=self.record["randomised"],
+            trust_remote_code=self.declared.trust_remote_code,
+            pickled_weights=self.declared.pickled_weights,
+        )
+
+    def tokenizer(self) -> TextTokenizer:
+        """The model's tokenizer."""
+        from sae_pipeline.corpora.tokenization import TextTokenizer
+
+        return TextTokenizer.load(self.location, self.revision, trust_remote_code=self.declared.trust_remote_code)
 
 
 def fingerprint(ctx: StudyContext) -> str:
@@ -81,13 +102,13 @@ def checkpoint_identity(ctx: StudyContext) -> dict[str, Any]:
 def find(ctx: StudyContext) -> Subject | None:
     """The recorded subject, if the stage has run for this study."""
     artifact = ctx.store.find(STAGE, fingerprint(ctx))
-    return Subject(artifact, artifact.summary, ctx.study.subject.model) if artifact else None
+    return Subject(artifact, artifact.summary, ctx.study.subject) if artifact else None
 
 
 def need(ctx: StudyContext) -> Subject:
     """The recorded subject, which must exist."""
     artifact = ctx.store.open(STAGE, fingerprint(ctx))
-    return Subject(artifact, artifact.summary, ctx.study.subject.model)
+    return Subject(artifact, artifact.summary, ctx.study.subject)
 
 
 def prepare(ctx: StudyContext) -> Subject:
@@ -99,7 +120,7 @@ def prepare(ctx: StudyContext) -> Subject:
     study = ctx.study
     with ctx.store.draft(STAGE, fingerprint(ctx), _inputs(ctx)) as draft:
         if isinstance(draft, Artifact):
-            return Subject(draft, draft.summary, study.subject.model)
+            return Subject(draft, draft.summary, study.subject)
         with ctx.compute.lease() as device:
             summary: dict[str, Any] = {"model": study.subject.model, "revision": study.subject.revision}
             location = study.subject.model
@@ -115,10 +136,19 @@ def prepare(ctx: StudyContext) -> Subject:
             from sae_pipeline.corpora.tokenization import TextTokenizer
 
             summary["randomised"] = slices.randomised(study)
-            model = SubjectModel.load(location, summary["revision"], study.subject.dtype, device, randomised=summary["randomised"])
+            trust = study.subject.trust_remote_code
+            model = SubjectModel.load(
+                location,
+                summary["revision"],
+                study.subject.dtype,
+                device,
+                randomised=summary["randomised"],
+                trust_remote_code=trust,
+                pickled_weights=study.subject.pickled_weights,
+            )
             for site in study.activations.sites:
                 model.check(study.activations.layers, site, study.activations.context_length)
-            tokenizer = TextTokenizer.load(location, summary["revision"])
+            tokenizer = TextTokenizer.load(location, summary["revision"], trust_remote_code=trust)
             summary |= {
                 "d_model": model.d_model,
                 "n_layers": model.n_layers,
@@ -133,7 +163,7 @@ def prepare(ctx: StudyContext) -> Subject:
         artifact = draft.publish(
             summary, content=digest(subject_identity(location, summary["revision"]), summary["tokenizer_hash"], summary["randomised"])
         )
-    return Subject(artifact, summary, study.subject.model)
+    return Subject(artifact, summary, study.subject)
 
 
 def _train_bundled(ctx: StudyContext, folder: Any) -> dict[str, Any]:

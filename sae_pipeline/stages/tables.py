@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_pipeline.errors import TrainingError
@@ -199,10 +201,8 @@ def _activation_rows(ctx: StudyContext) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What raw activations are like, a row per corpus and hook point; and their longest tokens."""
     import pandas as pd
 
-    from sae_pipeline.corpora.tokenization import TextTokenizer
-
     model = subject.need(ctx)
-    tokenizer = TextTokenizer.load(model.location, model.revision)
+    tokenizer = model.tokenizer()
     rows: list[dict[str, Any]] = []
     longest: list[dict[str, Any]] = []
     for lane in text.lanes(ctx):
@@ -257,7 +257,23 @@ def publish_dense_latents(ctx: StudyContext) -> None:
         target = ctx.home.dense_latents(ctx.study.name)
         with storage_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
+            for left_over in _unfinished(target):
+                left_over.unlink()
             write_json(target, gathered.json(DENSE_LATENTS))
+
+
+def _unfinished(target: Path) -> list[Path]:
+    """What processes have left that were killed while they wrote a file."""
+    return list(target.parent.glob(f".{target.name}.*"))
+
+
+def holds_dense_latents(ctx: StudyContext) -> bool:
+    """Whether the file beside the warehouse says what the tables say, and no process was killed while it wrote another."""
+    gathered, target = find(ctx), ctx.home.dense_latents(ctx.study.name)
+    try:
+        return gathered is not None and not _unfinished(target) and json.loads(target.read_text()) == gathered.json(DENSE_LATENTS)
+    except (OSError, ValueError):
+        return False
 
 
 def study_tables(artifact: Artifact) -> Any:

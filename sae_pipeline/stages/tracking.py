@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from sae_pipeline.errors import BadInput
+from sae_pipeline.safety.text import without_secrets
 from sae_pipeline.stages import tables
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.tracking import TRACKERS, TrackedRun
@@ -25,7 +26,7 @@ def hand_over(ctx: StudyContext, tracker: str, place: str | None) -> tuple[int, 
         place: folder, database or server; None: the tracker's usual one.
 
     Returns:
-        How many runs were new to the tracker, and the place.
+        How many runs were new to the tracker, and the place as users may see it.
 
     Raises:
         BadInput: an unknown tracker, one whose library is not installed, or a place that holds something else.
@@ -35,7 +36,7 @@ def hand_over(ctx: StudyContext, tracker: str, place: str | None) -> tuple[int, 
     module: Any = import_module(f"sae_pipeline.tracking.{tracker}")
     place = place or module.DEFAULT_PLACE
     try:
-        return module.export(ctx.study.name, list(runs(ctx)), place), place
+        return module.export(ctx.study.name, list(runs(ctx)), place), without_secrets(place)
     except ModuleNotFoundError as error:
         raise BadInput(f"--with: expected the library of {tracker}, found no module {error.name}; `pip install -e .[{tracker}]` adds it") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ def compare_with_last(ctx: StudyContext) -> Compared:
             except BadInput as error:  # no SAE in common, or a copy that an older version of this program wrote
                 found = {"note": str(error)}
         copy = next(path for n in range(10_000) if not (path := folder / (f"{name}.duckdb" if n == 0 else f"{name}-{n}.duckdb")).exists())
-        draft = folder / f".{os.getpid()}"
+        draft = folder / ".draft"
         shutil.copyfile(current, draft)
         draft.rename(copy)
     return Compared(copy, True, found)

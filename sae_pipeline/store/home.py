@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sae_pipeline.store.artifacts import Store
+from sae_pipeline.store.shared import SharedStore
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Home:
 
     @property
     def store(self) -> Store:
-        """Artifacts, shared by all studies: equal work is done once."""
-        return Store(self.root / "store")
+        """Artifacts of all studies: equal work is done once, on all machines where ``SAE_STORE`` names a store that they share."""
+        return Store(self.root / "store", SharedStore.from_environment())
 
     @property
     def dagster(self) -> Path:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from sae_pipeline.store.writing import storage_errors
+
 
 @contextmanager
 def exclusive(path: Path, *, keep: bool = True) -> Iterator[None]:
@@ -28,10 +30,12 @@ def lease(paths: Sequence[Path], poll_seconds: float = 0.2) -> Iterator[Path]:
     Polls, because flock cannot wait for one of several; the interval is short against any work worth a lease.
     """
     for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors(path.parent, missing=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         for path in paths:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            with storage_errors(path):
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -46,6 +50,22 @@ def lease(paths: Sequence[Path], poll_seconds: float = 0.2) -> Iterator[Path]:
                 os.close(descriptor)
             return
         time.sleep(poll_seconds)
+
+
+def remove_idle(path: Path) -> None:
+    """Remove a lock file unless some process holds it; who waits for it makes a new one."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_still(path, descriptor):
+            path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sae_pipeline.errors import StudyError
+from sae_pipeline.safety.yaml_limits import check_yaml
 from sae_pipeline.study import section, text_sections, training_sections
 from sae_pipeline.study.preset_writing import PresetError, put_training_presets
 from sae_pipeline.study.presets import with_preset
@@ -44,13 +45,16 @@ def load_study(path: str | Path) -> Study:
     except UnicodeDecodeError:
         raise StudyError(f"{path}: expected a study file in UTF-8 text, found other bytes; check the path") from None
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines = _lines(node, path)
+        check_yaml(text)
         data = yaml.safe_load(text)
+        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader), path)
+    except ValueError as error:  # of a date or number that there is not
+        raise StudyError(f"{path}: expected YAML, found a value that cannot be read ({error}); put it into quotes") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise StudyError(f"{where}: expected YAML, found {getattr(error, 'problem', error)}; correct the indentation or quoting there") from None
+        problem = str(getattr(error, "problem", error)).removeprefix("found ")
+        raise StudyError(f"{where}: expected YAML, found {problem}; correct the indentation or quoting there") from None
     if not isinstance(data, dict):
         raise StudyError(f"{path}: expected a mapping with the sections {', '.join(Study.model_fields)}, found {_shown(data)}")
     _put_source_presets(data, path, lines)
@@ -137,8 +141,17 @@ def _sentence(path: Path, lines: dict[Location, int], error: dict[str, Any]) -> 
         )
     message = error["msg"].removeprefix("Value error, ")
     if kind == "value_error":
+        named = _named_first(message, lines)
+        if len(named) > len(location):  # several sections are concerned, and pydantic knows only what holds them all
+            return f"{path}:{lines[named]}: {message}"
         return f"{path}{line}: {key}: {message}"
     return f"{path}{line}: {key}: expected {_expectation(message)}, found {_shown(found)}"
+
+
+def _named_first(message: str, lines: dict[Location, int]) -> Location:
+    """Location of the key that a message begins with, or of the section around it where the key is not written; () where there is none."""
+    parts = tuple(int(part) if part.isdigit() else part for part in re.findall(r"\w+", message.split(maxsplit=1)[0]))
+    return next((parts[:n] for n in range(len(parts), 0, -1) if parts[:n] in lines), ())
 
 
 def _expectation(message: str) -> str:

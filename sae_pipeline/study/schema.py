@@ -166,7 +166,7 @@ class Study(Section):
             try:
                 sum_to_one(shares)
             except ValueError as error:
-                raise ValueError(f"mix {name}: {error}") from None
+                raise ValueError(f"mixes.{name}: {error}") from None
         return mixes
 
     @model_validator(mode="after")
@@ -209,7 +209,7 @@ class Study(Section):
             self.matching.check(self.held_out, self.mixes, self.saes.expansions)
         if self.concepts is not None:
             self.concepts.check(self.held_out)
-        for group in self.saes.arms:
+        for number, group in enumerate(self.saes.arms):
             for field, allowed in (
                 ("mixes", self.mixes),
                 ("layers", self.activations.layers),
@@ -219,14 +219,14 @@ class Study(Section):
                 for value in getattr(group.only, field) or ():
                     if value not in allowed:
                         raise ValueError(
-                            f"saes.arms only.{field} names {value}, which the study does not have; it has: {', '.join(map(str, allowed))}"
+                            f"saes.arms[{number}].only.{field} names {value}, which the study does not have; it has: {', '.join(map(str, allowed))}"
                         )
             section = group if group.tokens is not None else self.saes.defaults
             budgets = as_tuple(section.tokens)
             if max(budgets) > self.activations.tokens and not self.corpus.repeat:
                 adjusted = f" (adjust {section.adjust})" if section.adjust else ""
                 raise ValueError(
-                    f"saes.arms asks for {max(budgets)} training tokens{adjusted} but activations.tokens is {self.activations.tokens}; "
+                    f"saes.arms[{number}] asks for {max(budgets)} training tokens{adjusted} but activations.tokens is {self.activations.tokens}; "
                     "raise activations.tokens, lower the budget, or set corpus.repeat: true to pass over the text again"
                 )
         return self

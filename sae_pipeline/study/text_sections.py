@@ -42,6 +42,13 @@ class Subject(Section):
         "trained", description="randomised: a control with the same architecture and tokenizer whose weights are drawn anew (Heap et al. 2025)"
     )
     seed: Seed = Field(0, description="draws the weights of the randomised control")
+    trust_remote_code: bool = Field(
+        False,
+        description="run the Python files of the checkpoint and its tokenizer, where transformers does not know the architecture; read them first",
+    )
+    pickled_weights: bool = Field(
+        False, description="read a pickled pytorch_model.bin, its tensors alone, where the checkpoint has no safetensors file; see security.md"
+    )
     bundled: BundledSubject = Field(default_factory=BundledSubject, description="read only when model is 'bundled'")
 
     @model_validator(mode="after")
@@ -50,6 +57,8 @@ class Subject(Section):
             raise ValueError(f"the section 'bundled' needs model: bundled, found model: {self.model}")
         if self.model == "bundled" and self.revision is not None:
             raise ValueError("revision applies to hub models; the bundled subject has none")
+        if self.model == "bundled" and (self.trust_remote_code or self.pickled_weights):
+            raise ValueError("trust_remote_code and pickled_weights apply to a checkpoint; the bundled subject is made here")
         if self.weights == "trained" and "seed" in self.model_fields_set:
             raise ValueError("the subject's seed draws randomised weights; it needs weights: randomised")
         return self
@@ -213,6 +222,7 @@ Shares = Annotated[dict[Name, Annotated[float, Field(ge=0, le=1)]], Field(min_le
 
 
 def sum_to_one(shares: dict[str, float]) -> dict[str, float]:
+    """The shares as they are, refused unless they sum to 1."""
     total = sum(shares.values())
     if abs(total - 1.0) > 1e-6:
         raise ValueError(f"token shares must sum to 1, found {total:g} ({', '.join(f'{k}: {v:g}' for k, v in shares.items())})")

@@ -130,7 +130,9 @@ def test_an_encoder_sees_what_follows_and_a_decoder_does_not(checkpoints: dict[s
 def test_an_encoder_without_a_head_loads_as_the_same_bits_each_time_and_leaves_the_generator_alone(checkpoints: dict[str, Path]) -> None:
     """Its head is drawn while it loads, which no activation shows."""
     state = torch.get_rng_state()
-    first, second = (SubjectModel._boot(str(checkpoints["headless"]), None, "float32", "cpu") for _ in range(2))
+    first, second = (
+        SubjectModel._boot(str(checkpoints["headless"]), None, "float32", "cpu", randomised=None, trust_remote_code=False) for _ in range(2)
+    )
     assert torch.equal(torch.get_rng_state(), state)
     hook, tokens = first.hook_name("resid_post", 2), random_tokens(2)
     assert torch.equal(first.capture(tokens, [hook])[hook], second.capture(tokens, [hook])[hook])

@@ -80,7 +80,7 @@ def test_a_failing_replacement_leaves_the_model_whole(gpt2: SubjectModel) -> Non
 
 def test_a_model_whose_blocks_share_more_than_the_stream_is_run_whole(tiny_gpt2: Any) -> None:
     """Block 2 takes something that block 0 left for it; without block 0 the end of the pass would be another one."""
-    model = SubjectModel._boot(str(tiny_gpt2), None, "float32", "cpu")
+    model = SubjectModel._boot(str(tiny_gpt2), None, "float32", "cpu", randomised=None, trust_remote_code=False)
     first, last = (model.bridge.blocks[n].original_component for n in (0, 2))
     left: list[Tensor] = []
     first.register_forward_hook(lambda module, inputs, output: left.append(inputs[0].mean()))

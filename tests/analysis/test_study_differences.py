@@ -21,6 +21,7 @@ from sae_pipeline.analysis.study_differences import (
     same_documents,
 )
 from sae_pipeline.analysis.tables import StudyTables
+from sae_pipeline.reports.comparison import verdict_section
 from sae_pipeline.study.schema import Analysis, Study
 
 MakeStudy = Callable[..., Study]
@@ -145,6 +146,30 @@ def test_verdicts_that_changed_or_came_are_told() -> None:
     assert (changed.loc["S0-14", "estimate_before"], changed.loc["S0-14", "estimate_after"]) == (0.01, 0.1)
     assert pd.isna(changed.loc["S0-15", "verdict_before"])
     assert changed.loc["S0-15", "claim"] == "Claim S0-15."
+
+
+def test_a_claim_that_merely_became_testable_did_not_change_its_verdict() -> None:
+    nan = float("nan")
+    before = [
+        finding("S0-13", "supported"),
+        finding("S0-14", "not_testable", nan),
+        finding("S0-15", "inconclusive"),
+        finding("S0-16", "not_testable", nan),
+    ]
+    after = [
+        finding("S0-13", "contradicted"),
+        finding("S0-14", "supported"),
+        finding("S0-15", "not_testable", nan),
+        finding("S0-16", "not_testable", nan),
+    ]
+    changed = changed_verdicts(pd.DataFrame(before), pd.DataFrame([*after, finding("S0-17", "not_testable", nan)]))
+    assert dict(zip(changed["id"], changed["turned"], strict=True)) == {
+        "S0-13": "another verdict", "S0-14": "testable only after", "S0-15": "testable only before", "S0-17": "in one study alone",
+    }  # fmt: skip
+    said = verdict_section(changed).sentences[0]
+    assert said == (
+        "1 finding changed the verdict (1 of them for all layers together), 1 could be tested only after, 1 only before; 1 are in one study alone."
+    )
 
 
 def test_marks_turn_worse_better_or_otherwise() -> None:

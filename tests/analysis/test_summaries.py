@@ -54,6 +54,13 @@ def test_matrix_without_matching_arms_has_empty_entries(tables: StudyTables, stu
     assert entries["estimate"].isna().all()
 
 
+def test_matrix_compares_the_mixes_that_have_saes_at_a_layer(tables: StudyTables, study: Study) -> None:
+    whole, entries = (matrix(Evidence.of(some, study), study) for some in (tables, without(tables, "not (mix == 'EQ' and layer == 3)")))
+    assert entries.query("layer == 3 and mix == 'EQ'")["n"].tolist() == [0, 0]
+    assert set(entries.query("not (layer == 3 and mix == 'EQ')")["n"]) == {8}
+    pd.testing.assert_frame_equal(entries.query("layer == 1"), whole.query("layer == 1"))
+
+
 def test_matrix_of_another_metric(tables: StudyTables, study: Study) -> None:
     assert matrix(Evidence.of(tables, study), study, "l0")["estimate"].tolist() == pytest.approx([16.0] * 12)
 

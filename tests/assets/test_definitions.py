@@ -17,13 +17,13 @@ from sae_pipeline.study import Study, load_study
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUICKSTART = REPOSITORY / "studies/quickstart.yaml"
 PROBE = """
-import sys, time
-started = time.perf_counter()
+import sys
+import dagster
+before = {name.partition(".")[0] for name in sys.modules}
 import sae_pipeline.definitions
-seconds = time.perf_counter() - started
-heavy = [m for m in ("torch", "transformer_lens", "transformers", "datasets") if m in sys.modules]
-print(f"{seconds:.2f} {heavy}")
+print(*sorted({name.partition(".")[0] for name in sys.modules} - before))
 """
+OURS = {"assets", "resources", "sae_pipeline"}
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,11 @@ def definitions() -> dg.Definitions:
     return study_definitions(load_study(QUICKSTART))
 
 
-def test_importing_the_definitions_is_quick_and_imports_no_torch() -> None:
-    answers = [
-        subprocess.run([sys.executable, "-W", "ignore", "-c", PROBE], capture_output=True, text=True, check=True).stdout.split(" ", 1)
-        for _ in range(3)
-    ]
-    assert {heavy.strip() for _, heavy in answers} == {"[]"}
-    # The best of three, because this bound is about the imports and not about what else the machine is doing.
-    assert min(float(seconds) for seconds, _ in answers) < 2
+def test_importing_the_definitions_imports_little_beside_dagster() -> None:
+    answer = subprocess.run([sys.executable, "-W", "ignore", "-c", PROBE], capture_output=True, text=True, check=True).stdout
+    third_party = {name for name in answer.split() if name.lstrip("_") not in sys.stdlib_module_names and not name.startswith("_")} - OURS
+    # Dagster imports pydantic and yaml itself; sqlalchemy is what its event log speaks, for the errors it raises.
+    assert third_party <= {"sqlalchemy"}
 
 
 def test_no_root_package_is_shadowed_by_another_of_the_same_name() -> None:

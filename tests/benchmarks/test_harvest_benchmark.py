@@ -28,6 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
 
 
+@pytest.mark.slow
 def test_the_last_line_holds_every_promised_figure(run: Run) -> None:
     found, _, _ = run
     assert_ours_alone(found)
@@ -37,6 +38,7 @@ def test_the_last_line_holds_every_promised_figure(run: Run) -> None:
     assert found["layers"] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_bytes_per_token_are_two_per_value_and_one_number(run: Run) -> None:
     """32 values in bfloat16 and the document in int32, beside a header of a page per shard."""
     found, _, _ = run
@@ -44,6 +46,7 @@ def test_bytes_per_token_are_two_per_value_and_one_number(run: Run) -> None:
     assert found["overhead_of_two_bytes_per_value"] == pytest.approx(found["bytes_per_token"] / 64 - 1)
 
 
+@pytest.mark.slow
 def test_the_table_says_what_was_compared_and_nothing_is_left_on_disk(run: Run) -> None:
     """Conditions stand below the table; model and caches are gone."""
     _, table, scratch = run
@@ -52,6 +55,7 @@ def test_the_table_says_what_was_compared_and_nothing_is_left_on_disk(run: Run) 
     assert not any(scratch.iterdir())
 
 
+@pytest.mark.slow
 def test_the_table_can_be_printed_again_from_the_file(run: Run) -> None:
     assert_the_file_gives_the_same_table(PROGRAM, run)
     assert run[1].startswith(run[0]["date"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,3 +179,20 @@ def test_arguments_that_mean_nothing_are_told_what_is_allowed(
     assert code in (1, 2)
     assert "Traceback" not in error
     assert expected in error, error
+
+
+NOBODY = "http://127.0.0.1:9"
+"""An address at which nothing listens."""
+
+
+@pytest.mark.parametrize("arguments", [["match", "some/one", "some/other"], ["evaluate", "some/one", "--study", "STUDY"], ["plan", "HUB"]])
+def test_a_hub_that_cannot_be_reached_ends_every_command_alike(arguments: list[str], small_study: SmallStudy, tmp_path: Path) -> None:
+    hub = {"STUDY": small_study.write()}
+    if "HUB" in arguments:
+        hub["HUB"] = small_study.write(set_in("subject.model", "some/model"))
+    environment = os.environ | {"HF_ENDPOINT": NOBODY, "HF_HOME": str(tmp_path / "cache")}
+    program = [sys.executable, "-c", "from sae_pipeline.cli import main; main()"]
+    ended = subprocess.run([*program, *(hub.get(word, word) for word in arguments)], capture_output=True, text=True, env=environment)
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "expected" in ended.stderr.splitlines()[-1]

@@ -17,7 +17,7 @@ from small_study import SmallStudy
 
 from sae_pipeline.store import Home, file_sha256
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 
 def command(study: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -65,7 +65,6 @@ def longer(data: dict[str, Any]) -> None:
     ]
 
 
-@pytest.mark.slow
 def test_killed_while_harvesting_and_while_training_it_ends_with_the_same_bits(small_study: SmallStudy, tmp_path: Path) -> None:
     study = small_study.write(longer)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
@@ -129,7 +128,6 @@ def test_a_flipped_byte_in_a_stored_weight_is_told_and_trained_again(finished_ho
     assert list((home / "store" / ".quarantine").glob("saes-*"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("full", "told"), [("store", "free space"), (".", "event log that can be read and written")], ids=["store", "home"])
 def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(small_study: SmallStudy, tmp_path: Path, full: str, told: str) -> None:
     home = tmp_path / "home"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -214,6 +218,45 @@ def test_an_earlier_report_is_replaced_and_anything_else_is_kept(tmp_path: Path)
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(BadInput, match="new folder or one with an earlier report"), report_folder(tmp_path):
         raise AssertionError("the folder was opened")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from sae_pipeline.reports.folder import report_folder
+
+with report_folder(Path(sys.argv[1])) as fresh:
+    (fresh / "index.html").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_writer_leaves_nothing_that_the_next_does_not_remove(tmp_path: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "report")]).returncode == -signal.SIGKILL
+    assert not (tmp_path / "report").exists()
+    with report_folder(tmp_path / "report") as fresh:
+        assert not any(fresh.iterdir())
+        (fresh / PAGE).write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert (tmp_path / "report" / PAGE).read_text() == "whole"
+
+
+def test_a_second_writer_of_the_same_folder_waits_and_leaves_the_first_alone(tmp_path: Path) -> None:
+    second = threading.Thread(target=lambda: write_page(tmp_path / "report", "second"))
+    with report_folder(tmp_path / "report") as fresh:
+        (fresh / PAGE).write_text("first")
+        second.start()
+        second.join(0.5)
+        assert second.is_alive()
+        assert (fresh / PAGE).read_text() == "first"
+    second.join()
+    assert (tmp_path / "report" / PAGE).read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def write_page(folder: Path, text: str) -> None:
+    with report_folder(folder) as fresh:
+        (fresh / PAGE).write_text(text)
 
 
 def test_mixes_between_the_ends_are_ranked_by_their_declared_shares(table: Results, found: pd.DataFrame) -> None:

@@ -129,15 +129,18 @@ def test_a_model_spells_if_it_names_the_letter_of_half_of_the_held_out_words() -
     others = {word for word, out in zip(found.words, found.held_out.tolist(), strict=True) if not out}
     assert _words(Speller(tokenizer, unknown=frozenset(others.union(held_out[:26])))).spelling_accuracy == 0.5
     assert _asked(Speller(tokenizer, unknown=frozenset(held_out[:27]))) == NotApplicable(
-        "toy names the first letter of 48% of 52 held-out words, and a model that knows how words are spelt names at least 50%"
+        "the subject names the first letter of 48% of 52 held-out words, and a model that knows how words are spelt names at least 50%"
     )
 
 
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (Speller(_tokenizer(), causal=False), "toy is an encoder"),
-        (Speller(_tokenizer(), context_limit=PROMPT_TOKENS - 1), f"has {PROMPT_TOKENS} tokens, and the longest context of toy {PROMPT_TOKENS - 1}"),
+        (Speller(_tokenizer(), causal=False), "the subject is an encoder"),
+        (
+            Speller(_tokenizer(), context_limit=PROMPT_TOKENS - 1),
+            f"has {PROMPT_TOKENS} tokens, and the longest context of the subject {PROMPT_TOKENS - 1}",
+        ),
         (Speller(_tokenizer(capitals=ascii_uppercase[:-1])), "one token for each capital letter that follows a space"),
         (Speller(_tokenizer(letters=ascii_lowercase[:15])), "for 15 letters of the alphabet, and 20 letters are needed"),
     ],
@@ -150,11 +153,11 @@ def test_what_a_model_lacks_is_said_before_it_runs(model: Speller, reason: str) 
 
 
 def test_a_real_model_and_tokenizer_are_asked_the_same_way(tiny_llama: Path) -> None:
-    """A byte-level tokenizer of a few stories has too few words, or contexts too short for the prompt."""
+    """A byte-level tokenizer of a few stories has too few words, or contexts too short for the prompt; what is stored of it names no folder."""
     model = SubjectModel.load(str(tiny_llama))
     found = spelling_words(model, TextTokenizer.load(tiny_llama), model.hook_name("resid_post", 0), batch_size=8)
     assert isinstance(found, NotApplicable)
-    assert str(tiny_llama) in found.reason
+    assert str(tiny_llama) not in found.reason
 
 
 def test_words_and_reasons_survive_their_file(tmp_path: Path) -> None:

@@ -1,15 +1,21 @@
-"""Cleaning up beside what a study streams from a hub."""
+"""Cleaning up beside what a study streams from a hub, and beside what other processes are doing."""
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sae_pipeline.compute import Compute
-from sae_pipeline.stages import sources
+from sae_pipeline.stages import cleaning, reachable, sources
 from sae_pipeline.stages.cleaning import reclaim
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.store import Home
+from sae_pipeline.store import Artifact, Home, exclusive
 from sae_pipeline.study import Study
 
 COMMIT = "c0ffee" + "0" * 34
@@ -30,3 +36,70 @@ def test_a_spool_stays_as_long_as_a_named_study_reads_it(tmp_path: Path, small_s
     [gone] = reclaim([without])
     assert (gone.stage, gone.bytes) == ("spool", 4)
     assert not spool.exists()
+
+
+@pytest.fixture
+def ctx(tmp_path: Path, small_study_data: dict[str, Any]) -> StudyContext:
+    """The small study, of which nothing has been computed."""
+    home = Home(tmp_path / "home")
+    return StudyContext(Study.model_validate(small_study_data), home, Compute("cpu", None, home.locks))
+
+
+def before_it_goes(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], object]) -> None:
+    """Have another process act after cleaning up saw that nobody holds a folder, and before it holds that itself."""
+    genuine = cleaning.stored_bytes
+
+    def measured(folder: Path) -> int:
+        size = genuine(folder)
+        act(folder)
+        return size
+
+    monkeypatch.setattr(cleaning, "stored_bytes", measured)
+
+
+def test_a_draft_that_another_process_takes_up_and_publishes_stays(ctx: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = ctx.store.root / ".partial" / "toy" / ("0" * 24)
+    draft.mkdir(parents=True)
+    holds = threading.Event()
+
+    def other() -> None:
+        with exclusive(draft.with_suffix(".lock"), keep=False):
+            holds.set()
+            time.sleep(0.5)  # cleaning up waits for the lock by then
+            os.renames(draft, ctx.store.folder("toy", draft.name))
+
+    thread = threading.Thread(target=other)
+    before_it_goes(monkeypatch, lambda _: (thread.start(), holds.wait()))
+    assert reclaim([ctx]) == []
+    thread.join()
+    assert ctx.store.folder("toy", draft.name).is_dir()
+    assert not list(ctx.store.root.rglob("*.lock"))
+
+
+def test_a_draft_that_another_process_carried_on_stays(ctx: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = ctx.store.root / ".partial" / "toy" / ("0" * 24)
+    draft.mkdir(parents=True)
+    before_it_goes(monkeypatch, lambda folder: (folder / "checkpoint").write_bytes(b"further"))
+    assert reclaim([ctx]) == []
+    assert (draft / "checkpoint").exists()
+    monkeypatch.undo()
+    assert [item.bytes for item in reclaim([ctx])] == [7]
+    assert not draft.exists()
+    assert not list(ctx.store.root.rglob("*.lock"))
+
+
+def test_what_is_published_while_it_looks_stays(ctx: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could have known that the study would come to need it."""
+    genuine = reachable.asked_for
+
+    def asked_for(ctx: StudyContext) -> dict[reachable.Address, bool]:
+        asked = genuine(ctx)
+        with ctx.store.draft("toy", "0" * 24, {}) as draft:
+            assert not isinstance(draft, Artifact)
+            draft.publish({})
+        return asked
+
+    monkeypatch.setattr(reachable, "asked_for", asked_for)
+    assert reclaim([ctx]) == []
+    monkeypatch.undo()
+    assert [item.stage for item in reclaim([ctx])] == ["toy"]

@@ -32,6 +32,7 @@ def one_steep_arm(data: dict[str, Any]) -> None:
     data["saes"]["arms"] = [steep, {"architecture": "topk", "k": 4}, trunk]
 
 
+@pytest.mark.slow
 def test_the_run_that_finds_it_fails_and_the_next_finishes_without_it(
     small_study: SmallStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

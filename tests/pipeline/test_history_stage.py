@@ -189,7 +189,7 @@ def test_the_rubrics_are_reviewed_beside_the_report(recorded: Recorded) -> None:
 
 def test_jobs_and_schedules_exist_where_the_study_names_a_time_and_nowhere_else(recorded: Recorded) -> None:
     repository = study_definitions(recorded.context.study).get_repository_def()
-    names = {"scheduled_refresh", "scheduled_evaluation", "scheduled_versions", "scheduled_rubric_review"}
+    names = {"scheduled_refresh", "scheduled_evaluation", "scheduled_scorecards", "scheduled_versions", "scheduled_rubric_review"}
     assert {schedule.name for schedule in repository.schedule_defs} == names
     quickstart = study_definitions(load_study(str(Path(__file__).resolve().parents[2] / "studies/quickstart.yaml"))).get_repository_def()
     assert {schedule.name for schedule in quickstart.schedule_defs} == {"scheduled_refresh"}

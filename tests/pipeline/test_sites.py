@@ -22,6 +22,7 @@ def answer(*arguments: str) -> dict[str, Any]:
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_saes_at_one_of_two_sites_that_began_with_a_folder_that_is_gone(
     small_study: SmallStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

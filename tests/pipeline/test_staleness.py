@@ -15,6 +15,7 @@ from small_study import SmallStudy
 from typer.testing import CliRunner
 
 from sae_pipeline.cli import app
+from sae_pipeline.stages import slices
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +76,22 @@ def test_a_second_run_launches_nothing(finished: SmallStudy) -> None:
     assert (again["launched"], again["computed"], again["reused"], again["failed"]) == (0, 0, 0, 0)
     assert Path(again["report"]).is_file()
     assert Path(again["warehouse"]).is_file()
+
+
+def test_a_plan_tells_an_update_of_the_program_from_an_edit_of_the_study(finished: SmallStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reasons(edit: Edit | None = None) -> dict[str, str]:
+        result = CliRunner().invoke(app, ["plan", finished.write(edit), "--json"])
+        assert result.exit_code == 0, result.output
+        stale = json.loads(result.stdout.strip().splitlines()[-1])["stale"]
+        return {item["asset"].removeprefix("toy/"): item["reason"] for item in stale}
+
+    now = slices.VERSIONS["report"]
+    edited = {"comparison_report": "its part of the study file changed"}
+    assert reasons() == {}
+    assert reasons(lambda data: data.update(description="Another.")) == edited
+    monkeypatch.setitem(slices.VERSIONS, "report", now + 1)
+    assert reasons() == {"comparison_report": f"the program's way of making its report changed (was version {now}, is {now + 1})"}
+    assert reasons(lambda data: data.update(description="Another.")) == edited
 
 
 def test_new_shares_of_one_mix_touch_only_its_lane_the_tables_and_the_report(finished: SmallStudy) -> None:

@@ -53,6 +53,7 @@ def rows(home: Path, query: str, study: str = "toy") -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
+@pytest.mark.slow
 def test_without_a_cache_the_same_saes_are_trained(one_cell: SmallStudy, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_cache(data: dict[str, Any]) -> None:
         data["activations"] = ONE_CELL | {"cache": False}
@@ -74,10 +75,12 @@ def weights(home: Path) -> dict[str, bytes]:
     return {sae: (Path(path) / "sae_weights.safetensors").read_bytes() for sae, path in rows(home, "SELECT sae_id, path FROM saes")}
 
 
+@pytest.mark.slow
 def test_two_sites_are_harvested_together_and_never_compared(one_cell: SmallStudy, home: Path) -> None:
     def two_sites(data: dict[str, Any]) -> None:
         data["activations"] = ONE_CELL | {"site": ["resid_post", "mlp_out"]}
 
+    run(one_cell)
     computed = run(one_cell, two_sites)
     assert computed["MORE/activations"] == 1, "the site that was there is not harvested again"
     ids = {sae for (sae,) in rows(home, "SELECT sae_id FROM saes")}
@@ -89,6 +92,7 @@ def test_two_sites_are_harvested_together_and_never_compared(one_cell: SmallStud
     assert 'id="matrix-mlp_out"' in page
 
 
+@pytest.mark.slow
 def test_another_window_evaluates_the_same_saes_on_other_documents(one_cell: SmallStudy, home: Path) -> None:
     seen = []
     for window in (0, 1):
@@ -105,6 +109,7 @@ def test_another_window_evaluates_the_same_saes_on_other_documents(one_cell: Sma
     assert not seen[0] & seen[1]
 
 
+@pytest.mark.slow
 def test_the_randomised_control_shares_the_text_and_nothing_else(one_cell: SmallStudy) -> None:
     run(one_cell)
     computed = run(one_cell, lambda data: data["subject"].update(weights="randomised", seed=3))
@@ -113,6 +118,7 @@ def test_the_randomised_control_shares_the_text_and_nothing_else(one_cell: Small
     assert computed["MORE/saes"] == 2
 
 
+@pytest.mark.slow
 def test_an_encoder_goes_through_a_whole_study_without_next_token_figures(one_cell: SmallStudy, home: Path, tiny_bert: Path) -> None:
     def encoder(data: dict[str, Any]) -> None:
         data["name"] = "encoder"
@@ -123,6 +129,7 @@ def test_an_encoder_goes_through_a_whole_study_without_next_token_figures(one_ce
     assert figures == [(8, 8, 0, 0)]
 
 
+@pytest.mark.slow
 def test_derived_sources_are_made_once_and_mixed_like_any_other(one_cell: SmallStudy, home: Path) -> None:
     def derived(data: dict[str, Any]) -> None:
         data["name"] = "derived"
@@ -144,6 +151,7 @@ def test_derived_sources_are_made_once_and_mixed_like_any_other(one_cell: SmallS
     assert sources["near"] > 0
 
 
+@pytest.mark.slow
 def test_cleaning_up_keeps_what_the_named_study_needs_and_nothing_more(one_cell: SmallStudy, home: Path) -> None:
     run(one_cell)
     original = one_cell.write()

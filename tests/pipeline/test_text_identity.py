@@ -141,7 +141,9 @@ def test_an_encoder_of_the_hub_is_pinned_to_a_commit(data: Data, tmp_path: Path,
     commits, loaded = iter("abc"), []
 
     class Loaded:
-        def __init__(self, model: str, device: str, revision: str) -> None:
+        def __init__(self, model: str, device: str, revision: str, trust_remote_code: bool, model_kwargs: dict[str, bool]) -> None:
+            assert not trust_remote_code
+            assert model_kwargs == {"use_safetensors": True}
             loaded.append((model, revision))
 
     monkeypatch.setattr(identity, "resolve_commit", lambda model, revision: f"{model}@{next(commits)}")

@@ -82,6 +82,16 @@ def test_every_table_of_shares_prints_what_chance_gives() -> None:
     assert [row["by chance (%)"] for row in words(part("coverage").tables[0])[:3]] == ["0.1", "0.2", "0.3"]
 
 
+def test_with_two_seeds_what_they_find_together_is_said_and_not_drawn() -> None:
+    two = part("coverage", coverage=matching()["coverage"].query("seeds == 1"))
+    assert two.plots == ()
+    assert two.sentences == (
+        "60.0 % of an SAE's latents are found in one other seed.",
+        "Every setting has 1 other seed, so there is no curve over their number; more seeds would draw one.",
+    )
+    assert len(two.tables[0].rows) == 4
+
+
 def test_layers_are_compared_on_latents_alive() -> None:
     """80 % alive and 90 % of all latents are found one layer on."""
     layers = part("layers")

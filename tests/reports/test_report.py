@@ -257,6 +257,34 @@ def test_mixes_that_share_no_arm_leave_an_empty_matrix_and_no_winner(tmp_path: P
     assert (tmp_path / "figures" / "matrix.png").exists()
 
 
+def test_a_mix_without_saes_at_a_layer_has_no_row_on_the_first_screen_and_the_reason_stands_below() -> None:
+    matrix, nan = synthetic_study.frames().matrix, float("nan")
+    absent = (matrix["layer"] == 3) & (matrix["mix"] == "INS")
+    gaps = matrix.mask(absent, matrix.assign(estimate=nan, low=nan, high=nan, n=0))
+    report = gather(synthetic_study.study(), synthetic_study.frames(matrix=gaps))
+    assert [[row[0].text for row in table.rows] for table in report.heat] == [["PRE", "EQ", "INS"], ["PRE", "EQ"]]
+    assert not any(cell.text == "—" for table in report.heat for row in table.rows for cell in row)
+    assert report.heat_notes == ("Layer 3: no SAE was trained on INS.",)
+    assert "Layer 3: no SAE was trained on INS." in Page(render_html(report, {plot.name: b"" for plot in report.plots})).text
+    assert "Layer 3: no SAE was trained on INS." in render_markdown(report)
+
+    alone = matrix.mask(matrix["layer"] == 3, matrix.assign(estimate=nan, low=nan, high=nan, n=0))
+    report = gather(synthetic_study.study(), synthetic_study.frames(matrix=alone))
+    assert [table.caption for table in report.heat] == ["Layer 1"]
+    assert report.heat_notes == ("Layer 3: no arm was trained and evaluated on every mix, so no mix can be compared with another.",)
+
+
+def test_what_could_not_be_tested_is_listed_once() -> None:
+    text = Page(worded()).text
+    untestable = synthetic_study.findings().query("verdict == 'not_testable' and scope == 'all layers'")
+    for claim, note in zip(untestable["claim"], untestable["note"], strict=True):
+        limitations = text[text.rindex("One subject model") :]
+        assert claim not in limitations
+        assert note in text
+    assert f"{len(untestable)} of " in limitations
+    assert "could not be tested here; the findings say of each what it needs." in limitations
+
+
 def test_under_and_overcomplete_dictionaries_are_never_one_curve() -> None:
     curve = synthetic_study.frames().expansion_curve
     below = curve.assign(expansion=curve["expansion"] / 16, regime="undercomplete")

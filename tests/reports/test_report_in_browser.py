@@ -65,6 +65,27 @@ def test_no_page_is_wider_than_the_window_or_complains_or_asks_a_server(report: 
         assert (complaints, requests) == ([], [])
 
 
+@pytest.mark.parametrize("width", [DESK, 1024, 390])
+def test_every_entry_of_the_navigation_can_be_seen_and_clicked(report: Path, page: Any, width: int) -> None:
+    visit(page, report / "index.html", width)
+    entries = page.locator("nav a")
+    assert entries.count() > 12
+    for entry in entries.all():
+        assert entry.is_visible()
+        box = entry.bounding_box()
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+    last = entries.last
+    target = last.get_attribute("href")
+    last.click()
+    page.wait_for_function("target => document.querySelector(target).getBoundingClientRect().top < innerHeight", arg=target)
+    if width > 860:  # where it stays, it hides no heading
+        height = page.locator("nav").bounding_box()["height"]
+        assert height < 0.3 * 800
+        page.locator("nav a[href='#health']").click()
+        below = "height => (top => height <= top && top < innerHeight)(document.querySelector('#title-health').getBoundingClientRect().top)"
+        page.wait_for_function(below, arg=height)
+
+
 def test_every_figure_is_there_with_words_for_those_who_cannot_see_it(report: Path, page: Any) -> None:
     visit(page, report / "index.html")
     images = page.locator("img").evaluate_all("all => all.map(one => [one.complete && one.naturalWidth, one.alt.length])")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from sae_pipeline.errors import DamagedArtifact, StorageError
-from sae_pipeline.store import Artifact, Draft, Store, digest
+from sae_pipeline.store import Artifact, Draft, Store, digest, exclusive, write_atomically
+from sae_pipeline.store.locks import remove_idle
 
 
 def publish(store: Store, fingerprint: str = "f1", text: str = "hello", **options: bool) -> Artifact:
@@ -146,6 +149,58 @@ def test_a_manifest_left_before_the_rename_is_not_taken_for_a_file(tmp_path: Pat
         made = draft.publish({})
     assert list(made.manifest["files"]) == ["weights"]
     assert store.find("saes", "f1") is not None
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_arrived_in_its_place_meanwhile_is_taken_unless_it_is_damaged(tmp_path: Path, damaged: bool) -> None:
+    other, store = publish(Store(tmp_path / "other"), text="theirs"), Store(tmp_path / "store")
+    with store.draft("corpus", "f1", {}, resumable=True) as draft:
+        assert isinstance(draft, Draft)
+        (draft.path / "data.txt").write_text("mine")
+        shutil.copytree(other.folder, store.folder("corpus", "f1"))
+        if damaged:
+            (store.folder("corpus", "f1") / "data.txt").unlink()
+        taken = draft.publish({})
+    assert taken.reused is not damaged
+    assert taken.file("data.txt").read_text() == ("mine" if damaged else "theirs")
+    assert not list(store.root.glob(".partial/corpus/*"))
+
+
+def test_several_who_write_the_same_file_at_once_each_write_it_whole(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def write(byte: bytes) -> None:
+        try:
+            for _ in range(50):
+                write_atomically(tmp_path / "file", byte * 1_000)
+        except OSError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(byte,)) for byte in (b"a", b"b", b"c")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert (tmp_path / "file").read_bytes() in {byte * 1_000 for byte in (b"a", b"b", b"c")}
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "folder", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_lock_file_goes_only_when_nobody_holds_it(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    remove_idle(lock)
+    with exclusive(lock):
+        remove_idle(lock)
+        assert lock.exists()
+    remove_idle(lock)
+    assert not lock.exists()
 
 
 def test_no_lock_file_stays_behind(tmp_path: Path) -> None:

@@ -54,6 +54,26 @@ def test_every_shipped_study_loads() -> None:
         assert load_study(path).name == path.stem
 
 
+@pytest.mark.parametrize(
+    ("written", "instead", "said"),
+    [
+        ("instructions: 0.3}", "letters: 0.3}", "7: mixes.PRE names the source 'letters', which is not declared"),
+        ("instructions: 0.3}", "instructions: 0.4}", "7: mixes.PRE: token shares must sum to 1"),
+        ("{shares: {prose: 1.0}", "{shares: {letters: 1.0}", "9: held_out.prose.shares names the source 'letters'"),
+        ("only: {expansions: [8]}", "only: {layers: [2]}", "15: saes.arms[1].only.layers names 2"),
+        ("target_l0: 16,", "target_l0: 16, tokens: 300000,", "15: saes.arms[1] asks for 300000 training tokens"),
+        ("tokens: 200000}\n", "tokens: 200000}\nevaluation: {window: 1}\n", "11: evaluation.window counts from 0"),
+        ("tokens: 200000}\n", "tokens: 200000}\nmatching:\n  layers: {mix: EQ}\n", "12: matching.layers.mix names EQ"),
+    ],
+)
+def test_what_several_keys_are_wrong_about_is_told_at_the_line_of_the_first(written: str, instead: str, said: str, tmp_path: Path) -> None:
+    assert GOOD.count(written) == 1
+    path = write(tmp_path, GOOD.replace(written, instead))
+    with pytest.raises(StudyError) as told:
+        load_study(path)
+    assert str(told.value).startswith(f"{path}:{said}")
+
+
 def test_relative_paths_are_relative_to_the_study_file(tmp_path: Path) -> None:
     text = GOOD.replace("{kind: installed_docs}", "{kind: files, paths: [data/*.jsonl]}")
     source = load_study(write(tmp_path, text)).sources["prose"]

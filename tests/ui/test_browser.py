@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import chromium, chromium_or_skip
+from browser import chromium_or_skip, visit
 from dagster_ui import DagsterUI, patiently
 from small_study import SmallStudy
 from typer.testing import CliRunner
@@ -44,28 +44,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_study_data: dict[st
 
 
 @pytest.fixture(scope="module")
-def browser(finished: SmallStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("profile")) as context:
-        yield context
-
-
-@pytest.fixture(scope="module")
 def ui(finished: SmallStudy) -> Iterator[DagsterUI]:
     server = DagsterUI(str(finished.path), finished.path.parent / "home")
     yield server
     assert server.stop() == []
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    page = browser.new_page()
-    yield page
-    page.close()
-
-
-def visit(page: Any, url: str) -> None:
-    """Open a page without waiting for a quiet network: the UI never stops polling."""
-    page.goto(url, wait_until="domcontentloaded")
 
 
 # ------------------------------------------------------------------------------------------------ the report, a file

@@ -22,6 +22,7 @@ from sae_pipeline.analysis.health.bands import SIGN_OF, JudgedMetric, Mark, Rubr
 from sae_pipeline.analysis.health.intervals import Interval
 from sae_pipeline.analysis.health.rubric_files import rubric_path
 from sae_pipeline.errors import StudyError
+from sae_pipeline.safety.yaml_limits import check_yaml
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml reads a rubric ten times as fast, and is not in every build of PyYAML."""
@@ -163,13 +164,14 @@ def load_rubric(name: str) -> Rubric:
 def _checked(path: Path, written: bytes) -> Rubric:
     """The rubric in the bytes of a file; a file that changed has other bytes, and a rubric cannot be changed."""
     try:
-        data = yaml.load(written.decode("utf-8"), Loader=YAML_LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = written.decode("utf-8")
+        check_yaml(text, YAML_LOADER)
+        data = yaml.load(text, Loader=YAML_LOADER)
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
+        found = getattr(error, "problem", "other bytes" if isinstance(error, UnicodeDecodeError) else error)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise StudyError(
-            f"{where}: expected YAML, found {getattr(error, 'problem', 'other bytes')}; correct the indentation or quoting there"
-        ) from None
+        raise StudyError(f"{where}: expected YAML, found {str(found).removeprefix('found ')}; correct the indentation or quoting there") from None
     try:
         return Rubric.model_validate(data)
     except ValidationError as error:

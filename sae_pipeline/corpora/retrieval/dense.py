@@ -51,7 +51,9 @@ class SentenceEncoder:
                 "pip install sentence-transformers, or set encoder: subject"
             ) from None
         try:
-            self._model = SentenceTransformer(model, device=device, revision=revision)
+            self._model = SentenceTransformer(
+                model, device=device, revision=revision, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+            )
         except Exception as error:  # the hub client, transformers and safetensors each raise their own kinds
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise BadInput(

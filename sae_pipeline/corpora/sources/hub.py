@@ -8,7 +8,6 @@ once, and a stream that breaks goes on from the last row that arrived. A local f
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections import Counter
@@ -26,6 +25,7 @@ from sae_pipeline.corpora.sources.retrying import Attempts, advice, is_refusal, 
 from sae_pipeline.corpora.sources.row_stream import RowStream
 from sae_pipeline.corpora.sources.spool import Record, Spool
 from sae_pipeline.errors import SourceError
+from sae_pipeline.safety.hub_address import hub_endpoint
 from sae_pipeline.store import Store, digest
 from sae_pipeline.study.text_sections import HuggingFace
 
@@ -233,4 +233,4 @@ class PatientStream:
 
 def _endpoint() -> str:
     """The hub's address; the libraries read it only once, when they are imported."""
-    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    return hub_endpoint() or "https://huggingface.co"

@@ -6,11 +6,12 @@ Here the files are opened one after the other, and the position after the last r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sae_pipeline.corpora.sources.spool import Record
+from sae_pipeline.safety.roots import lies_inside
 from sae_pipeline.study.text_sections import HuggingFace
 
 
@@ -41,6 +42,8 @@ class RowStream:
         for what in ("READ", "READ_SERVER_UNAVAILABLE", "READ_RATE_LIMIT", "OPEN"):
             setattr(datasets.config, f"STREAMING_{what}_RETRY_INTERVAL", 0)
         self._columns = columns
+        if Path(source.dataset).is_dir():
+            _check_files(Path(source.dataset), datasets.load_dataset_builder(source.dataset, source.config).config.data_files or {})
         self._files = datasets.load_dataset(
             source.dataset, source.config, split=source.split, streaming=True, revision=revision, cache_dir=None if cache is None else str(cache)
         )
@@ -81,3 +84,11 @@ class RowStream:
         if isinstance(row, Exception):
             raise row
         return row
+
+
+def _check_files(folder: Path, data_files: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a local data set whose README or links name files elsewhere; of the hub's the library refuses them itself (ValueError)."""
+    for name in (name for names in data_files.values() for name in names):
+        place = name.rpartition("::")[2]  # of zip://inside.txt::archive.zip
+        if "://" in place or not lies_inside(folder, Path(place)):
+            raise ValueError(f"{name}, a file outside the data set's folder, which its README or a link leads to")

@@ -159,8 +159,9 @@ class Spool:
         held = _OPEN.pop((os.getpid(), self.folder), None)  # an error while it is read leaves it at an unknown place
         if held is not None and held[0] == journal.records:
             return held[1:]
-        for leftover in self.folder.glob(f".{PART.partition('{')[0]}*"):  # of a process that was killed while it wrote
-            leftover.unlink()
+        for name in (PART.partition("{")[0], JOURNAL):
+            for leftover in self.folder.glob(f".{name}*"):  # of a process that was killed while it wrote
+                leftover.unlink()
         stream = self._open_stream(journal.parts[-1]["state"] if journal.parts else None)
         return stream, iter(stream)
 

@@ -17,7 +17,8 @@ from sae_pipeline.matching.pairs import DeclaredSae
 from sae_pipeline.matching.study_tables.shelf import Shelf
 
 MOST_LATENTS = 2_048
-"""Alive latents of an SAE that are laid out; of more, as many at even distances. UMAP takes some seconds for them on one core."""
+"""Alive latents of an SAE that are laid out; of more, as many at even distances. UMAP takes some seconds for them on one core,
+once it is compiled; from 4,096 points on it would search for neighbours approximately, and compile for a minute to do so."""
 
 NEIGHBOURS = 15
 """UMAP's own default; a dictionary with at most as many latents is not laid out."""

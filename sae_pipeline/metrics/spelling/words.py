@@ -62,16 +62,16 @@ def spelling_words(
         The words and their activations, or why this model has none.
     """
     if not model.causal:
-        return NotApplicable(f"{model.name} is an encoder, and only a model that continues text can be asked to spell")
+        return NotApplicable("the subject is an encoder, and only a model that continues text can be asked to spell")
     line_end, question, *answers = (_middle(tokenizer, text) for text in ("\n", QUESTION, *(f" {letter.upper()}" for letter in LETTERS)))
     if not line_end or not question or any(len(answer) != 1 for answer in answers):
         return NotApplicable(
-            f"the tokenizer of {model.name} does not write the spelling prompt with one token for each capital letter that follows a space"
+            "the tokenizer of the subject does not write the spelling prompt with one token for each capital letter that follows a space"
         )
     length = 1 + (EXAMPLES + 1) * (len(line_end) + 1 + len(question)) + EXAMPLES
     if model.context_limit is not None and length > model.context_limit:
         return NotApplicable(
-            f"a spelling prompt of {EXAMPLES} examples has {length} tokens, and the longest context of {model.name} {model.context_limit}"
+            f"a spelling prompt of {EXAMPLES} examples has {length} tokens, and the longest context of the subject {model.context_limit}"
         )
 
     known = _whole_words(tokenizer, min(tokenizer.vocab_size, model.vocab_size))
@@ -85,7 +85,7 @@ def spelling_words(
     usable = len(np.unique(letters[held_out]))
     if usable < LETTERS_NEEDED:
         return NotApplicable(
-            f"the vocabulary of {model.name} has {len(known)} whole words in one token, and the {len(chosen)} used are {HELD_OUT_EVERY} or more "
+            f"the vocabulary of the subject has {len(known)} whole words in one token, and the {len(chosen)} used are {HELD_OUT_EVERY} or more "
             f"for {usable} letters of the alphabet, and {LETTERS_NEEDED} letters are needed"
         )
 
@@ -104,7 +104,7 @@ def spelling_words(
     accuracy = (named == right[torch.from_numpy(asked)]).double().mean().item()
     if accuracy < SPELLING_ACCURACY:
         return NotApplicable(
-            f"{model.name} names the first letter of {accuracy:.0%} of {len(asked)} held-out words, and a model that knows how words are spelt "
+            f"the subject names the first letter of {accuracy:.0%} of {len(asked)} held-out words, and a model that knows how words are spelt "
             f"names at least {SPELLING_ACCURACY:.0%}"
         )
     activations: list[Tensor] = []

@@ -182,8 +182,12 @@ def coverage_part(matching: Frames) -> Section | None:
     )  # fmt: skip
     columns = ("layer", "setting", "other seeds", "found (%)", "low (%)", "high (%)", "by chance (%)")
     table = Table("Latents found in the union of other seeds' dictionaries", columns, rows, folded=len(rows) > FOLD_ROWS)
-    plot = Plot("matching-coverage", said, caption, frame, partial(figures.coverage, frame, said))
-    return Section("matching-coverage", "What several seeds find together", (f"{said}.",), plots=(plot,), tables=(table,))
+    sentences, plots = [f"{said}."], [Plot("matching-coverage", said, caption, frame, partial(figures.coverage, frame, said))]
+    if len(means) == 1:
+        number = int(means.index[0])
+        sentences.append(f"Every setting has {counted(number, 'other seed')}, so there is no curve over their number; more seeds would draw one.")
+        plots = []
+    return Section("matching-coverage", "What several seeds find together", tuple(sentences), plots=tuple(plots), tables=(table,))
 
 
 # ------------------------------------------------------------------------------------------------ layers and map

@@ -14,24 +14,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sae_pipeline.errors import BadInput
+from sae_pipeline.safety.roots import lies_inside
 
 
 def inside(folder: Path, name: str) -> Path:
     """The file of that name, which must lie in the folder also after links are followed.
-
-    A snapshot in the hub's cache consists of links to the repository's blobs beside it; those count as inside.
 
     Raises:
         BadInput: it does not exist or leads out of the folder.
     """
     path = folder / name
     try:
-        found, root = path.resolve(strict=True), folder.resolve(strict=True)
+        if not lies_inside(folder, path):
+            raise BadInput(f"{path}: expected a file inside the SAE's folder, found a link to {path.resolve()}; copy the file into the folder")
     except (OSError, RuntimeError) as error:
         raise BadInput(f"{path}: expected a file of an SAE, found none that can be read ({error}); give the folder that holds it") from None
-    roots = [root, *([place.parent / "blobs" for place in root.parents if place.name == "snapshots"])]
-    if not any(found.is_relative_to(place) for place in roots):
-        raise BadInput(f"{path}: expected a file inside the SAE's folder, found a link to {found}; copy the file into the folder")
     return path
 
 

@@ -35,6 +35,8 @@ class Hub:
         self.datasets = datasets
         self.endpoint = ""
         self.seen: list[str] = []
+        self.token: str | None = None
+        """Whoever does not show it is refused; None: everybody is served."""
         self.file_faults: Faults = untroubled
         self.other_faults: Faults = untroubled
         self.file_requests = itertools.count()
@@ -77,6 +79,9 @@ def loopback_hub(datasets: dict[str, dict[str, Path]]) -> Iterator[Hub]:
                 return
             if fault and fault.isdigit():
                 self.send(int(fault), "not now", {"Retry-After": str(RETRY_AFTER)} if fault == "429" else {})
+                return
+            if hub.token is not None and self.headers.get("Authorization") != f"Bearer {hub.token}":
+                self.send(401, "{}", {"X-Error-Message": "Invalid username or password."})
                 return
             self.cut = fault == "truncate"
             for dataset, commits in hub.datasets.items():

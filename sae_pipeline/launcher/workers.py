@@ -1,0 +1,130 @@
+"""Where the runs of a launch are done: what this process, processes beside it and Ray have in common.
+
+A worker does whole Dagster runs, one after the other, in its own process and from what the launcher hands it: the study as it was read, and
+the environment's settings. So an edit of the study file under way mixes nothing, a model that was loaded stays loaded, and what fails is said
+in the same words everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import dagster as dg
+
+from sae_pipeline.errors import SaePipelineError
+from sae_pipeline.execution import EXECUTOR, WORKERS, Execution
+from sae_pipeline.launcher.instance import event_log_errors, open_instance
+from sae_pipeline.launcher.runs import Call, Ending, execute
+from sae_pipeline.stages.context import StudyContext
+from sae_pipeline.store import Home
+from sae_pipeline.study import Study
+
+GRACE_SECONDS = 60.0
+"""How long a run may take to stop after Ctrl-C before its worker is killed; a checkpoint of a large SAE takes seconds."""
+
+Answer = Ending | SaePipelineError | KeyboardInterrupt
+"""What a worker sends back. Exceptions come as values, because pipes and Ray wrap those that are raised."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every worker of a launch is handed."""
+
+    study: Study = field(compare=False)
+    """As the launcher read it."""
+    home: Home = field(compare=False)
+    settings: dict[str, str] = field(compare=False, repr=False)
+    """Environment variables. They may hold a password, so they travel as an argument: Ray logs and shows its runtime environments."""
+    launch: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """What tells this launch from the one before, which a worker of Ray's may have served too."""
+
+    @classmethod
+    def of(cls, ctx: StudyContext, execution: Execution, count: int) -> Task:
+        """The task of ``count`` workers."""
+        settings = {name: value for name, value in os.environ.items() if name.startswith("SAE_")}
+        return cls(ctx.study, ctx.home, settings | {EXECUTOR: execution.executor, WORKERS: str(count), "SAE_HOME": str(ctx.home.root)})
+
+
+def work(task: Task, call: Call) -> Answer:
+    """One run in a worker's process."""
+    for name in [name for name in os.environ if name.startswith("SAE_") and name not in task.settings]:
+        del os.environ[name]  # of an earlier launch that this process served
+    os.environ.update(task.settings)
+    try:
+        defs, instance = _opened(task)
+        with event_log_errors(task.home):
+            return execute(defs, instance, call)
+    except (SaePipelineError, KeyboardInterrupt) as error:
+        return error
+
+
+@lru_cache(maxsize=1)
+def _opened(task: Task) -> tuple[dg.Definitions, dg.DagsterInstance]:
+    from assets import study_definitions
+
+    return study_definitions(task.study), open_instance(task.home)
+
+
+class Here:
+    """This process itself, one run after the other."""
+
+    def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        self._defs, self._instance = defs, instance
+
+    def endings(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Ending]]:
+        """Do the runs; what came of each, in their order."""
+        for call in calls:
+            yield call, execute(self._defs, self._instance, call)
+
+
+class Workers(ABC):
+    """Several runs at the same time, each in another process; this one waits in a thread for each."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._threads = ThreadPoolExecutor(count)
+
+    def endings(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Ending]]:
+        """Do the runs; what came of each, in their order.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; the runs under way were told to stop, and have ended.
+            SaePipelineError: what concerns more than one run, such as Dagster's database.
+        """
+        under_way: list[Future[Answer]] = [self._threads.submit(self.do, call) for call in calls]
+        try:
+            for call, future in zip(calls, under_way, strict=True):
+                answer = future.result()
+                if isinstance(answer, BaseException):
+                    raise answer
+                yield call, answer
+        except BaseException:
+            for future in under_way:
+                future.cancel()
+            self.interrupt()
+            if wait(under_way, GRACE_SECONDS).not_done:
+                self.kill()
+                wait(under_way)
+            raise
+
+    def close(self) -> None:
+        """Let go of every worker."""
+        self._threads.shutdown()
+
+    @abstractmethod
+    def do(self, call: Call) -> Answer:
+        """One run, waited for; a failure that says so where its worker was lost."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Tell the runs under way to stop."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the workers of runs that did not stop."""
