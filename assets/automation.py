@@ -1,6 +1,6 @@
 """What runs on its own: the staleness condition and the sensor that applies it, schedules, and the watch over sources."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -77,25 +77,30 @@ def automation(study: Study) -> dg.Definitions:
         if cron is not None:
             schedules.append(_at(cron, offered[f"keep_{name}"], f"scheduled_{name}", offered[f"keep_{name}"].description))
     if asked.evaluation is not None:
-        schedules += [_evaluation(offered[EVALUATE], study, asked.evaluation), _scorecards(offered[SCORECARDS], study, asked.evaluation)]
+        schedules += [
+            _at(
+                asked.evaluation, offered[EVALUATE], "scheduled_evaluation",
+                "Evaluates all SAEs on a fresh window of held-out text and compares the figures with those recorded before.", _fresh_window(study),
+            ),
+            _at(
+                asked.evaluation, offered[SCORECARDS], "scheduled_scorecards",
+                "Draws every scorecard again, so that the health checks speak of the SAEs as they are and none is overdue.", _every_layer(study),
+            ),
+        ]  # fmt: skip
     return dg.Definitions(sensors=sensors, schedules=schedules, jobs=list(offered.values()))
 
 
-def _at(cron: str, job: Any, name: str, description: str) -> dg.ScheduleDefinition:
-    return dg.ScheduleDefinition(name=name, job=job, cron_schedule=cron, execution_timezone="UTC", description=description)
+def _at(cron: str, job: Any, name: str, description: str, requests: Callable[..., Any] = lambda: dg.RunRequest()) -> dg.ScheduleDefinition:
+    """A schedule in UTC; ``requests`` says at each tick what runs, by default the job once."""
+    schedule: Any = dg.schedule(name=name, job=job, cron_schedule=cron, execution_timezone="UTC", description=description)
+    made: dg.ScheduleDefinition = schedule(requests)
+    return made
 
 
-def _evaluation(job: Any, study: Study, cron: str) -> dg.ScheduleDefinition:
+def _fresh_window(study: Study) -> Callable[..., dg.RunRequest | dg.SkipReason]:
     """Each tick evaluates on the window that was used least."""
 
-    @dg.schedule(
-        name="scheduled_evaluation",
-        job=job,
-        cron_schedule=cron,
-        execution_timezone="UTC",
-        description="Evaluates all SAEs on a fresh window of held-out text and compares the figures with those recorded before.",
-    )
-    def scheduled_evaluation(home: HomeResource, compute: ComputeResource) -> dg.RunRequest | dg.SkipReason:
+    def request(home: HomeResource, compute: ComputeResource) -> dg.RunRequest | dg.SkipReason:
         opened = home.open()
         try:
             window = history.fresh_window(StudyContext(study, opened, compute.open(opened)))
@@ -103,24 +108,17 @@ def _evaluation(job: Any, study: Study, cron: str) -> dg.ScheduleDefinition:
             return dg.SkipReason(f"nothing to evaluate yet: {error}")
         return dg.RunRequest(tags={WINDOW_TAG: str(window)})
 
-    return scheduled_evaluation
+    return request
 
 
-def _scorecards(job: Any, study: Study, cron: str) -> dg.ScheduleDefinition:
+def _every_layer(study: Study) -> Callable[[dg.ScheduleEvaluationContext], list[dg.RunRequest]]:
     """A run per layer: what did not change is found in the store, so that this costs seconds."""
 
-    @dg.schedule(
-        name="scheduled_scorecards",
-        job=job,
-        cron_schedule=cron,
-        execution_timezone="UTC",
-        description="Draws every scorecard again, so that the health checks speak of the SAEs as they are and none is overdue.",
-    )
-    def scheduled_scorecards(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+    def request(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
         due = context.scheduled_execution_time.isoformat()
         return [dg.RunRequest(run_key=f"{due} {point.key}", partition_key=point.key) for point in study.hook_points]
 
-    return scheduled_scorecards
+    return request
 
 
 def _watch(study: Study) -> dg.SensorDefinition:

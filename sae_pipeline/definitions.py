@@ -12,10 +12,12 @@ from pathlib import Path
 import dagster as dg
 
 from assets import study_definitions
+from sae_pipeline.notices import hide_notices
 from sae_pipeline.study import load_study
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 
+hide_notices()
 defs: dg.Definitions = study_definitions(load_study(os.environ.get("SAE_STUDY") or STUDIES / "quickstart.yaml"))
 
 

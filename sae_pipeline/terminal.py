@@ -69,7 +69,7 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
 def print_chain(chain: Chain) -> None:
     """An SAE's chain, an artifact per paragraph, upstream first; the SAE itself is marked."""
     say(f"subject model: {_listed({name: value for name, value in chain.subject.items() if isinstance(value, str | int | float)})}")
-    for link in (*chain.before, chain.sae, *chain.after):
+    for link in (*chain.before, chain.sae, *chain.beside, *chain.after):
         say(f"\n{'→ ' if link is chain.sae else ''}{link.what} ({link.stage} {link.fingerprint}, content {link.content})")
         say(f"  made {link.created} in {link.seconds:.3g} s on {link.host} with {_listed(link.libraries)}")
         if link.made_from:

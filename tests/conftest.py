@@ -1,8 +1,9 @@
-"""What several test folders share: a tiny checkpoint of another model family, toy text, and a small study on both."""
+"""What several test folders share: a tiny checkpoint of another model family, toy text, a small study on both, and a browser's tab."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,11 @@ def small_study_data(tiny_llama: Path, toy_text: Path) -> dict[str, Any]:
 def small_study(tmp_path: Path, small_study_data: dict[str, Any]) -> SmallStudy:
     """The small study in this test's own folder."""
     return SmallStudy(tmp_path / "toy.yaml", small_study_data)
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A tab of the browser that a folder of tests starts."""
+    page = browser.new_page()
+    yield page
+    page.close()

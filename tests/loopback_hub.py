@@ -6,12 +6,12 @@ import hashlib
 import itertools
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from loopback_server import Answers, serving
 
 OLD_COMMIT = "beefed" + "0" * 34
 COMMIT = "c0ffee" + "0" * 34
@@ -64,8 +64,8 @@ def loopback_hub(datasets: dict[str, dict[str, Path]]) -> Iterator[Hub]:
     """Serve data sets for as long as the context lasts."""
     hub = Hub(datasets)
 
-    class Answers(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Handler(Answers):
+        cut = False
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -78,19 +78,17 @@ def loopback_hub(datasets: dict[str, dict[str, Path]]) -> Iterator[Hub]:
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
             if fault and fault.isdigit():
-                self.send(int(fault), "not now", {"Retry-After": str(RETRY_AFTER)} if fault == "429" else {})
+                self.send(int(fault), b"not now", {"Retry-After": str(RETRY_AFTER)} if fault == "429" else {})
                 return
             if hub.token is not None and self.headers.get("Authorization") != f"Bearer {hub.token}":
-                self.send(401, "{}", {"X-Error-Message": "Invalid username or password."})
+                self.send(401, {}, {"X-Error-Message": "Invalid username or password."})
                 return
             self.cut = fault == "truncate"
             for dataset, commits in hub.datasets.items():
                 if path.startswith((f"/api/datasets/{dataset}", f"/datasets/{dataset}/")):
                     self.answer_for(dataset, commits, path, body)
                     return
-            self.send(404, "{}", {"X-Error-Code": "RepoNotFound"})
-
-        do_GET = do_HEAD = do_POST = answer
+            self.send(404, {}, {"X-Error-Code": "RepoNotFound"})
 
         def answer_for(self, dataset: str, commits: dict[str, Path], path: str, body: bytes) -> None:
             api, files = f"/api/datasets/{dataset}", f"/datasets/{dataset}/resolve/"
@@ -99,10 +97,10 @@ def loopback_hub(datasets: dict[str, dict[str, Path]]) -> Iterator[Hub]:
                 named = path.removeprefix(api).removeprefix("/revision/") or "main"
                 commit = head if named == "main" else named
                 if commit not in commits:
-                    self.send(404, "{}", {"X-Error-Code": "RevisionNotFound"})
+                    self.send(404, {}, {"X-Error-Code": "RevisionNotFound"})
                     return
                 siblings = [{"rfilename": p.relative_to(commits[commit]).as_posix()} for p in sorted(commits[commit].rglob("*")) if p.is_file()]
-                self.send(200, json.dumps({"id": dataset, "sha": commit, "private": False, "tags": [], "downloads": 0, "siblings": siblings}))
+                self.send(200, {"id": dataset, "sha": commit, "private": False, "tags": [], "downloads": 0, "siblings": siblings})
             elif path.startswith((f"{api}/tree/", f"{api}/paths-info/")):
                 question, commit, *rest = path.removeprefix(f"{api}/").split("/")
                 folder = commits[commit]
@@ -110,15 +108,15 @@ def loopback_hub(datasets: dict[str, dict[str, Path]]) -> Iterator[Hub]:
                     asked = sorted((folder / "/".join(rest)).glob("**/*" if "recursive=true" in self.path.lower() else "*"))
                 else:
                     asked = [folder / name for name in json.loads(body)["paths"] if (folder / name).exists()]
-                self.send(200, json.dumps([entry(p, folder) for p in asked]))
+                self.send(200, [entry(p, folder) for p in asked])
             elif path.startswith(files):
                 commit, _, name = path.removeprefix(files).partition("/")
                 if commit in commits and (commits[commit] / name).is_file():
                     self.send_file(commits[commit] / name, commit)
                 else:
-                    self.send(404, "{}", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+                    self.send(404, {}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
             else:
-                self.send(404, "{}", {"X-Error-Code": "EntryNotFound"})
+                self.send(404, {}, {"X-Error-Code": "EntryNotFound"})
 
         def send_file(self, path: Path, commit: str) -> None:
             data = path.read_bytes()
@@ -130,34 +128,14 @@ def loopback_hub(datasets: dict[str, dict[str, Path]]) -> Iterator[Hub]:
             else:
                 self.send(200, data, headers)
 
-        def send(self, status: int, content: str | bytes, headers: dict[str, str] | None = None) -> None:
-            data = content.encode() if isinstance(content, str) else content
-            self.send_response(status)
-            for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            if self.command != "HEAD":
-                if getattr(self, "cut", False):
-                    self.cut, self.close_connection = False, True
-                    data = data[: len(data) // 2]
-                self.wfile.write(data)
+        def write_body(self, data: bytes) -> None:
+            if self.cut:
+                self.cut, self.close_connection = False, True
+                data = data[: len(data) // 2]
+            super().write_body(data)
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, request: object, client_address: object) -> None:
-            pass  # readers are killed in these tests; their broken connections are no news
-
-    server = Server(("127.0.0.1", 0), Answers)
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serving(Handler) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def entry(path: Path, folder: Path) -> dict[str, object]:

@@ -7,7 +7,6 @@ cannot be reached, 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 import sys
-import warnings
 
 # isort: off
 # Each adds its commands to the application, in the order in which --help lists them.
@@ -16,13 +15,14 @@ from sae_pipeline.cli import running, saes, reporting, home  # noqa: F401
 # isort: on
 from sae_pipeline.cli.base import app
 from sae_pipeline.errors import SaePipelineError
+from sae_pipeline.notices import hide_notices
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
     """Entry point: an error of ours is one sentence on standard error and an exit code, never a traceback."""
-    warnings.filterwarnings("ignore", message=".*is currently in beta")  # Dagster's notices are addressed to us, not to our users
+    hide_notices()
     try:
         app()
     except SaePipelineError as error:

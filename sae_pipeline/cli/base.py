@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from sae_pipeline.launcher.outcome import Outcome
     from sae_pipeline.stages.context import StudyContext
 
 HELP = """Sparse autoencoders from a study file: corpora, activations, SAEs, metrics, and a report with evidence.
@@ -60,3 +61,17 @@ def open_dagster(ctx: StudyContext) -> tuple[Any, Any]:
     with definition_errors(os.environ["SAE_STUDY"]):
         definitions = study_definitions(ctx.study)
     return definitions, open_instance(ctx.home)
+
+
+def launch(ctx: StudyContext, select: str | None = None) -> Outcome:
+    """Compute what is stale of a study, with progress; every failure is a line on standard error."""
+    from assets import study_definitions
+    from sae_pipeline import launcher
+    from sae_pipeline.terminal import show_progress
+
+    defs, instance = open_dagster(ctx)
+    with interruptible(), show_progress(quiet=not sys.stderr.isatty()) as announce:
+        outcome = launcher.run(defs, instance, ctx, define=study_definitions, select=select, announce=announce)
+    for where, sentence in outcome.failures:
+        print(f"failed: {where}: {sentence}", file=sys.stderr)
+    return outcome

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sae_pipeline.cli.base import Json, StudyPath, app, interruptible, open_dagster, open_study
+from sae_pipeline.cli.base import Json, StudyPath, app, launch, open_dagster, open_study
 
 
 @app.command()
@@ -19,15 +19,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Compute what is stale, and only that."""
-    from sae_pipeline import launcher
-    from sae_pipeline.terminal import show_progress
-
     ctx = open_study(study)
-    defs, instance = open_dagster(ctx)
-    with interruptible(), show_progress(quiet=not sys.stderr.isatty()) as announce:
-        outcome = launcher.run(defs, instance, ctx, select=select, announce=announce)
-    for where, sentence in outcome.failures:
-        print(f"failed: {where}: {sentence}", file=sys.stderr)
+    outcome = launch(ctx, select)
+    outdated = f"{ctx.study.name}/comparison_report" in outcome.outdated
     report, warehouse = ctx.home.report(ctx.study.name), ctx.home.warehouse(ctx.study.name)
     if as_json:
         print(
@@ -40,6 +34,7 @@ def run(
                     "failed": len(outcome.failures),
                     "seconds": outcome.seconds,
                     "report": str(report) if report.exists() else None,
+                    "report_outdated": outdated,
                     "warehouse": str(warehouse) if warehouse.exists() else None,
                     "store": str(ctx.store.root),
                     "computed_by_asset": {asset: n for asset, n in outcome.computed_by_asset.items() if n},
@@ -52,7 +47,7 @@ def run(
             f"{outcome.launched} runs, {outcome.computed} artifacts computed, {outcome.reused} reused, {len(outcome.failures)} failed, {outcome.seconds:.1f} s"
         )
         if report.exists():
-            print(report)
+            print(f"{report} (of an earlier run: this one could not finish it)" if outdated else report)
     if outcome.failures:
         raise SystemExit(1)
 
@@ -123,6 +118,8 @@ def ui(study: StudyPath, port: Annotated[int, typer.Option(help="Port on 127.0.0
         sys.executable,
         [
             sys.executable,
+            "-W",
+            "ignore:Function `dev_command` is superseded",  # addressed to those who type it
             "-m",
             "dagster",
             "dev",
@@ -143,10 +140,9 @@ def ui(study: StudyPath, port: Annotated[int, typer.Option(help="Port on 127.0.0
 @app.command()
 def improve(study: StudyPath, as_json: Json = False) -> None:
     """Train the arms proposed for a finished study beside those that they answer to, and say which are to be kept."""
-    from sae_pipeline import launcher
     from sae_pipeline.stages import improvement, tables
     from sae_pipeline.stages.findings import records
-    from sae_pipeline.terminal import print_table, show_progress
+    from sae_pipeline.terminal import print_table
 
     ctx = open_study(study)
     path = improvement.write_proposed(ctx)
@@ -155,11 +151,7 @@ def improve(study: StudyPath, as_json: Json = False) -> None:
         print(json.dumps({"study": ctx.study.name, "proposed": None, "improvements": [], "note": none}) if as_json else none)
         return
     proposed = open_study(str(path))
-    defs, instance = open_dagster(proposed)
-    with interruptible(), show_progress(quiet=not sys.stderr.isatty()) as announce:
-        outcome = launcher.run(defs, instance, proposed, announce=announce)
-    for where, sentence in outcome.failures:
-        print(f"failed: {where}: {sentence}", file=sys.stderr)
+    outcome = launch(proposed)
     if tables.find(proposed) is None:
         raise SystemExit(1)
     found = improvement.judge(ctx, proposed)

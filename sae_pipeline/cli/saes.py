@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sae_pipeline.cli.base import Json, StudyPath, app, open_dagster, open_study
+from sae_pipeline.cli.base import Json, StudyPath, app, interruptible, launch, open_study
 
 
 @app.command()
@@ -31,7 +31,9 @@ def saes(study: StudyPath, as_json: Json = False) -> None:
 def lineage(
     sae_id: Annotated[str, typer.Argument(help="For example PRE.L01.x08.topk-k16-t200k-s0; `sae-pipeline saes` lists them")],
     study: Annotated[str, typer.Option(help="Study file the SAE belongs to")] = "studies/quickstart.yaml",
-    tokens: Annotated[str | None, typer.Option(metavar="A:B", help="Also the documents behind tokens A to B of a corpus, for example 0:512")] = None,
+    tokens: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Also the documents behind tokens A to B (not included) of a corpus, for example 0:512")
+    ] = None,
     corpus: Annotated[str | None, typer.Option(help="Which corpus: a mix, by default the SAE's own, or held_out/<set>")] = None,
     as_json: Json = False,
 ) -> None:
@@ -43,8 +45,8 @@ def lineage(
 
     ctx = open_study(study)
     traced = chain.trace(ctx, sae_id)
-    first, last = chain.token_range(tokens) if tokens else (0, 0)
-    documents = records(chain.documents_of(ctx, corpus or sae_id.split(".")[0], first, last)) if tokens else None
+    start, end = chain.token_range(tokens) if tokens else (0, 0)
+    documents = records(chain.documents_of(ctx, corpus or sae_id.split(".")[0], start, end)) if tokens else None
     file = {"path": str(Path(study).resolve()), "sha256": file_sha256(Path(study))}
     if as_json:
         print(json.dumps({"study_file": file, **asdict(traced), **({"documents": documents} if tokens else {})}))
@@ -52,7 +54,7 @@ def lineage(
     print(f"study file {file['path']}, sha256 {file['sha256']}")
     print_chain(traced)
     if documents is not None:
-        print_table(documents, ["first", "last", "source", "key", "document_hash", "position"])
+        print_table(documents, ["start", "end", "source", "key", "document_hash", "position"])
 
 
 @app.command()
@@ -95,7 +97,6 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate an SAE that was made elsewhere, beside the study's own; computes the baselines it needs first."""
-    from sae_pipeline import launcher
     from sae_pipeline.safety.text import plain
     from sae_pipeline.stages import conclusion, foreign
     from sae_pipeline.stages.findings import records
@@ -103,15 +104,10 @@ def evaluate(
 
     ctx = open_study(study)
     adopted = foreign.adopt(ctx, place, revision, layer=layer, site=site)
-    with show_progress(quiet=not sys.stderr.isatty()) as announce:
-        if missing := foreign.without_baseline(ctx, adopted.point):
-            defs, instance = open_dagster(ctx)
-            upstream = " or ".join(f'+key:"{ctx.study.name}/held_out/{name}/baseline"' for name in missing)
-            outcome = launcher.run(defs, instance, ctx, select=upstream, announce=announce)
-            for where, sentence in outcome.failures:
-                print(f"failed: {where}: {sentence}", file=sys.stderr)
-            if outcome.failures:
-                raise SystemExit(1)
+    missing = foreign.without_baseline(ctx, adopted.point)
+    if missing and launch(ctx, " or ".join(f'+key:"{ctx.study.name}/held_out/{name}/baseline"' for name in missing)).failures:
+        raise SystemExit(1)
+    with interruptible(), show_progress(quiet=not sys.stderr.isatty()):
         evaluated = foreign.evaluate(ctx, adopted)
     conclusion.publish(ctx)
     for note in adopted.notes:

@@ -14,14 +14,14 @@ from typing import Any
 from sae_pipeline.errors import BadInput
 from sae_pipeline.execution import GPUS, WORKERS, Execution
 from sae_pipeline.launcher.runs import Call, Ending
-from sae_pipeline.launcher.workers import Answer, Task, Workers, work
+from sae_pipeline.launcher.workers import Answer, Define, Task, Workers, work
 from sae_pipeline.stages.context import StudyContext
 
 
 class OnRay(Workers):
     """One Ray task per run; a heavy one asks for GPUs, which Ray then keeps from all others."""
 
-    def __init__(self, ctx: StudyContext, execution: Execution) -> None:
+    def __init__(self, define: Define, ctx: StudyContext, execution: Execution) -> None:
         self._ours = _connect()
         import ray
 
@@ -36,7 +36,7 @@ class OnRay(Workers):
                 f"{offered.get('GPU', 0):g} GPUs in all; add nodes, lower compute.threads or {GPUS}, or set {WORKERS} where the cluster grows on demand"
             )
         super().__init__(count)
-        self._task = ray.put(Task.of(ctx, execution, count))
+        self._task = ray.put(Task.of(define, ctx, execution, count))
         self._light, self._heavy = ({"num_cpus": cpus, "num_gpus": g, "max_retries": 0} for g in (0, gpus))
         self._under_way: set[Any] = set()
 

@@ -30,5 +30,7 @@ class Outcome:
     reused: int = 0
     computed_by_asset: dict[str, int] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    outdated: set[str] = field(default_factory=set)
+    """Assets that failed or hang on one that did: what there is of them is of an earlier run."""
     damaged: bool = False
     seconds: float = 0.0

@@ -6,22 +6,22 @@ import multiprocessing
 import os
 import signal
 import threading
-import warnings
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
 from sae_pipeline.execution import Execution
 from sae_pipeline.launcher.runs import Call, Ending
-from sae_pipeline.launcher.workers import GRACE_SECONDS, Answer, Task, Workers, work
+from sae_pipeline.launcher.workers import GRACE_SECONDS, Answer, Define, Task, Workers, work
+from sae_pipeline.notices import hide_notices
 from sae_pipeline.stages.context import StudyContext
 
 
 class Processes(Workers):
     """Processes that stay for the whole launch; one that dies is replaced."""
 
-    def __init__(self, ctx: StudyContext, execution: Execution) -> None:
+    def __init__(self, define: Define, ctx: StudyContext, execution: Execution) -> None:
         super().__init__(execution.workers or 1)
-        task, threads = Task.of(ctx, execution, self.count), ctx.study.compute.threads or execution.threads
+        task, threads = Task.of(define, ctx, execution, self.count), ctx.study.compute.threads or execution.threads
         self._processes = [_Process(task, threads) for _ in range(self.count)]
         self._idle: SimpleQueue[_Process] = SimpleQueue()
         for process in self._processes:
@@ -111,7 +111,7 @@ def _serve(pipe: Connection, task: Task, threads: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_launcher, daemon=True).start()
-    warnings.filterwarnings("ignore", message=".*is currently in beta")  # Dagster's notices are addressed to us, not to our users
+    hide_notices()
     if threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before any library starts its own
     while True:

@@ -24,7 +24,7 @@ from sae_pipeline.launcher.instance import GPU_POOL, end, event_log_errors, livi
 from sae_pipeline.launcher.outcome import Outcome
 from sae_pipeline.launcher.runs import Call
 from sae_pipeline.launcher.staleness import materialisable, shares_dimensions, stale_partitions
-from sae_pipeline.launcher.workers import Here, Workers
+from sae_pipeline.launcher.workers import Define, Here, Workers
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.stages.estimate import check_budget
 from sae_pipeline.stages.sharing import upload_finished
@@ -38,10 +38,11 @@ def run(
     instance: dg.DagsterInstance,
     ctx: StudyContext,
     *,
+    define: Define,
     select: str | None = None,
     announce: Callable[[str, int], Any] = lambda asset, partitions: None,
 ) -> Outcome:
-    """Compute what is stale, in waves; damage found on the way is mended by one more round.
+    """Compute what is stale, in waves; damage found on the way is mended by one more round. ``define`` makes ``defs`` anew in other processes.
 
     Raises:
         BadInput: ``select`` names no asset, or the study asks for what cannot be done.
@@ -55,7 +56,7 @@ def run(
     total = Outcome()
     with event_log_errors(ctx.home), living(instance, ctx.home) as tags, ExitStack() as stack:
         # Opened when there is something to do: an unchanged study needs neither processes nor a cluster.
-        workers = cache(lambda: stack.enter_context(_workers(defs, instance, ctx)))
+        workers = cache(lambda: stack.enter_context(_workers(defs, define, instance, ctx)))
         for _ in range(2):
             if ctx.store.shared is not None:
                 ctx.store.shared.refresh()  # a worker may have taken a damaged artifact out of it
@@ -65,7 +66,7 @@ def run(
             total.reused += outcome.reused
             for asset, count in outcome.computed_by_asset.items():
                 total.computed_by_asset[asset] = total.computed_by_asset.get(asset, 0) + count
-            total.failures = outcome.failures
+            total.failures, total.outdated = outcome.failures, outcome.outdated
             if not outcome.damaged:
                 break
     try:
@@ -91,7 +92,7 @@ def _selected(graph: Any, select: str | None) -> list[dg.AssetKey]:
 
 
 @contextmanager
-def _workers(defs: dg.Definitions, instance: dg.DagsterInstance, ctx: StudyContext) -> Iterator[Here | Workers]:
+def _workers(defs: dg.Definitions, define: Define, instance: dg.DagsterInstance, ctx: StudyContext) -> Iterator[Here | Workers]:
     """The workers that the environment asks for, with a place in the ``gpu`` pool for each."""
     execution = Execution.from_environment()
     if execution.executor == "in_process":
@@ -102,11 +103,11 @@ def _workers(defs: dg.Definitions, instance: dg.DagsterInstance, ctx: StudyConte
     if execution.executor == "multiprocess":
         from sae_pipeline.launcher.processes import Processes
 
-        workers = Processes(ctx, execution)
+        workers = Processes(define, ctx, execution)
     else:
         from sae_pipeline.launcher.on_ray import OnRay
 
-        workers = OnRay(ctx, execution)
+        workers = OnRay(define, ctx, execution)
     try:
         share_gpu_pool(instance, workers.count)
         yield workers
@@ -159,6 +160,7 @@ def _round(
         finally:
             for run in unfinished(instance, run_ids=[call.arguments["run_id"] for call in calls]):
                 end(instance, run)
+    outcome.outdated = {"/".join(key.path) for key, partitions in failed.items() if partitions}
     return outcome
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -32,10 +32,15 @@ Answer = Ending | SaePipelineError | KeyboardInterrupt
 """What a worker sends back. Exceptions come as values, because pipes and Ray wrap those that are raised."""
 
 
+Define = Callable[[Study], dg.Definitions]
+"""Makes a study's definitions: a function of a module, which every worker imports for itself, as definitions do not travel."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What every worker of a launch is handed."""
 
+    define: Define = field(compare=False)
     study: Study = field(compare=False)
     """As the launcher read it."""
     home: Home = field(compare=False)
@@ -45,10 +50,10 @@ class Task:
     """What tells this launch from the one before, which a worker of Ray's may have served too."""
 
     @classmethod
-    def of(cls, ctx: StudyContext, execution: Execution, count: int) -> Task:
+    def of(cls, define: Define, ctx: StudyContext, execution: Execution, count: int) -> Task:
         """The task of ``count`` workers."""
         settings = {name: value for name, value in os.environ.items() if name.startswith("SAE_")}
-        return cls(ctx.study, ctx.home, settings | {EXECUTOR: execution.executor, WORKERS: str(count), "SAE_HOME": str(ctx.home.root)})
+        return cls(define, ctx.study, ctx.home, settings | {EXECUTOR: execution.executor, WORKERS: str(count), "SAE_HOME": str(ctx.home.root)})
 
 
 def work(task: Task, call: Call) -> Answer:
@@ -66,9 +71,7 @@ def work(task: Task, call: Call) -> Answer:
 
 @lru_cache(maxsize=1)
 def _opened(task: Task) -> tuple[dg.Definitions, dg.DagsterInstance]:
-    from assets import study_definitions
-
-    return study_definitions(task.study), open_instance(task.home)
+    return task.define(task.study), open_instance(task.home)
 
 
 class Here:

@@ -54,6 +54,8 @@ class Chain:
     before: tuple[Link, ...]
     """What the SAE rests on, upstream first."""
     sae: Link
+    beside: tuple[Link, ...]
+    """What its evaluations rest on besides: held-out corpora, their activations and baselines; upstream first."""
     after: tuple[Link, ...]
     """What rests on the SAE, upstream first."""
 
@@ -69,7 +71,10 @@ def trace(ctx: StudyContext, sae_id: str) -> Chain:
     artifacts = dict(reachable.artifacts(ctx))
     made_from = {what: _mentioned(artifact, artifacts) for what, artifact in artifacts.items()}
     before, after = _closure(sae_id, made_from), _closure(sae_id, _reversed(made_from))
-    links = {what: _link(ctx, what, artifact, made_from[what]) for what, artifact in artifacts.items() if what in before | after | {sae_id}}
+    evaluations = [what for what, inputs in made_from.items() if sae_id in inputs and artifacts[what].stage == "evaluations"]
+    beside = set().union(*(_closure(what, made_from) for what in evaluations)) - before - {sae_id}
+    wanted = before | beside | after | {sae_id}
+    links = {what: _link(ctx, what, artifact, made_from[what]) for what, artifact in artifacts.items() if what in wanted}
     order = _upstream_first(made_from)
     assert artifacts[sae_id].fingerprint == found.fingerprint
     return Chain(
@@ -78,6 +83,7 @@ def trace(ctx: StudyContext, sae_id: str) -> Chain:
         subject=subject.need(ctx).record,
         before=tuple(links[what] for what in order if what in before),
         sae=links[sae_id],
+        beside=tuple(links[what] for what in order if what in beside),
         after=tuple(links[what] for what in order if what in after),
     )
 
@@ -104,22 +110,22 @@ def token_range(text: str) -> tuple[int, int]:
     Raises:
         BadInput: it is not of that form.
     """
-    first, colon, last = text.partition(":")
-    if not (colon and first.isdecimal() and last.isdecimal()):
+    start, colon, end = text.partition(":")
+    if not (colon and start.isdecimal() and end.isdecimal()):
         raise BadInput(f"--tokens: expected two whole numbers as A:B, for example 0:512, found '{text}'")
-    return int(first), int(last)
+    return int(start), int(end)
 
 
-def documents_of(ctx: StudyContext, lane: str, first: int, last: int) -> pd.DataFrame:
-    """The documents that tokens ``first`` to ``last`` (not included) of a corpus came from, in its packed order.
+def documents_of(ctx: StudyContext, lane: str, start: int, end: int) -> pd.DataFrame:
+    """The documents that tokens ``start`` to ``end`` (not included) of a corpus came from, in its packed order.
 
     Args:
         ctx: the study's context.
         lane: a mix, or ``held_out/<set>``.
-        first, last: places in the corpus, counted over its contexts from 0, BOS included.
+        start, end: places in the corpus, counted over its contexts from 0, BOS included.
 
     Returns:
-        One row per stretch of one document: ``first`` and ``last`` (its tokens in the corpus), ``source``, ``key`` (the
+        One row per stretch of one document: ``start`` and ``end`` (its tokens in the corpus, ``end`` not included), ``source``, ``key`` (the
         document within its source), ``document_hash``, ``position`` (of the first of these tokens in the document). Special
         tokens belong to no document and have no row.
 
@@ -135,23 +141,23 @@ def documents_of(ctx: StudyContext, lane: str, first: int, last: int) -> pd.Data
 
     corpus = Corpus.load(corpora.need(ctx, lane))
     size = corpus.n_contexts * corpus.context_length
-    if not 0 <= first < last <= size:
-        raise BadInput(f"--tokens: expected A:B with 0 <= A < B <= {size}, the tokens of {lane}, found {first}:{last}")
-    whole = slice(first // corpus.context_length, (last - 1) // corpus.context_length + 1)
+    if not 0 <= start < end <= size:
+        raise BadInput(f"--tokens: expected A:B with 0 <= A < B <= {size}, the tokens of {lane}, found {start}:{end}")
+    whole = slice(start // corpus.context_length, (end - 1) // corpus.context_length + 1)
     offset = whole.start * corpus.context_length
-    wanted = slice(first - offset, last - offset)
+    wanted = slice(start - offset, end - offset)
     document, position = (tensor[whole].reshape(-1)[wanted].tolist() for tensor in (corpus.document, corpus.position))
     rows: list[dict[str, Any]] = []
-    for place, (number, within) in enumerate(zip(document, position, strict=True), start=first):
+    for place, (number, within) in enumerate(zip(document, position, strict=True), start=start):
         if number < 0:
             continue
-        if rows and rows[-1]["document"] == number and rows[-1]["last"] == place:
-            rows[-1]["last"] = place + 1
+        if rows and rows[-1]["document"] == number and rows[-1]["end"] == place:
+            rows[-1]["end"] = place + 1
         else:
-            rows.append({"first": place, "last": place + 1, "document": number, "position": within})
-    stretches = pd.DataFrame(rows, columns=["first", "last", "document", "position"])
+            rows.append({"start": place, "end": place + 1, "document": number, "position": within})
+    stretches = pd.DataFrame(rows, columns=["start", "end", "document", "position"])
     known = corpus.documents[["source", "key", "document_hash"]]
-    return stretches.join(known, on="document")[["first", "last", "source", "key", "document_hash", "position"]]
+    return stretches.join(known, on="document")[["start", "end", "source", "key", "document_hash", "position"]]
 
 
 def _mentioned(artifact: Artifact, artifacts: dict[str, Artifact]) -> tuple[str, ...]:

@@ -62,11 +62,11 @@ def records(ctx: StudyContext) -> list[Record]:
 
 def _about(path: Path) -> dict[str, Any]:
     try:
-        about: dict[str, Any] = json.loads(path.read_text())
-        if {"recorded", "window", "text", "saes"} <= about.keys():
-            return about
-    except (ValueError, AttributeError):  # no JSON, or JSON of another shape
-        pass
+        about = json.loads(path.read_text())
+    except ValueError:
+        about = None
+    if isinstance(about, dict) and {"recorded", "window", "text", "saes"} <= about.keys():
+        return about
     raise StorageError(
         f"{path}: expected the record of an evaluation, found something else; put a copy of it back or move its folder away, then run again"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -72,8 +73,7 @@ def asked_for(ctx: StudyContext) -> dict[Address, bool]:
     What is made from something that is missing cannot be asked for: its fingerprint is not known.
     """
     asking = _AskingHome(ctx.home.root)
-    for _ in artifacts(replace(ctx, home=asking)):
-        pass
+    deque(artifacts(replace(ctx, home=asking)), maxlen=0)  # to its end, for what it asks on the way
     return asking.asked
 
 

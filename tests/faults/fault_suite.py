@@ -63,12 +63,11 @@ def _happened(case: Case, undisturbed: Undisturbed, place: Place) -> str:
     after = whole(place.root)
     lost = sorted(" ".join(artifact) for artifact, written in before.items() if after.get(artifact) != written)
     assert not lost
+    computed, there, expected, expected_files = contents(place.root), files(place.root), undisturbed.computed, undisturbed.files
     if case.remeasured:
-        assert lasting(contents(place.root)) == lasting(undisturbed.computed)
-        assert unnamed(files(place.root)) == unnamed(undisturbed.files)
-    else:
-        assert contents(place.root) == undisturbed.computed
-        assert files(place.root) == undisturbed.files
+        computed, there, expected, expected_files = lasting(computed), unnamed(there), lasting(expected), unnamed(expected_files)
+    assert not (differing := [name for name in sorted(computed | expected) if computed.get(name) != expected.get(name)]), differing
+    assert not (differing := sorted(there ^ expected_files)), differing
     return Row(case.kind, case.name, lost, last.answer["computed"], _told(seen, place)).as_property()
 
 

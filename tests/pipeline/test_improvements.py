@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import pytest
 import yaml
+from commands import invoke
 from small_study import SmallStudy
 from typer.testing import CliRunner
 
@@ -35,14 +36,6 @@ class Improved:
     """Answer of the plan of the proposed study, before it ran."""
     answer: dict[str, Any]
     """Answer of the improvement."""
-
-
-def invoke(*arguments: str) -> dict[str, Any]:
-    """The JSON answer of a command that must succeed."""
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == 0, result.output
-    answer: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
-    return answer
 
 
 @pytest.fixture(scope="module")

@@ -59,12 +59,15 @@ def test_the_chain_runs_from_the_text_to_the_report(finished: tuple[str, Path]) 
 
 def test_what_only_the_other_mix_uses_is_not_in_the_chain(finished: tuple[str, Path]) -> None:
     chain = traced(finished[0])
-    assert not any(link["what"].startswith("LESS/") for link in (*chain["before"], *chain["after"]))
+    assert not any(link["what"].startswith("LESS/") for link in (*chain["before"], *chain["beside"], *chain["after"]))
+    assert {link["what"] for link in chain["beside"]} == {
+        f"held_out/{name}/{what}" for name in ("stories", "recipes") for what in ("corpus", "activations L01", "baseline L01")
+    }
 
 
 def test_every_artifact_named_lies_in_the_store_with_that_hash_and_those_versions(finished: tuple[str, Path]) -> None:
     chain = traced(finished[0])
-    for link in (*chain["before"], chain["sae"], *chain["after"]):
+    for link in (*chain["before"], chain["sae"], *chain["beside"], *chain["after"]):
         manifest = json.loads((finished[1] / "store" / link["stage"] / link["fingerprint"] / "manifest.json").read_text())
         assert (manifest["content"], manifest["created"], manifest["libraries"]) == (link["content"], link["created"], link["libraries"])
         assert {"torch", "sae-pipeline"} <= set(link["libraries"])
@@ -87,7 +90,7 @@ def test_tokens_lead_back_to_their_documents(finished: tuple[str, Path]) -> None
     ctx = StudyContext.open(load_study(finished[0]))
     corpus = Corpus.load(corpora.need(ctx, "MORE"))
     numbers, places = corpus.document.flatten().tolist(), corpus.position.flatten().tolist()
-    told = {place: (row, place - row["first"] + row["position"]) for row in rows for place in range(row["first"], row["last"])}
+    told = {place: (row, place - row["start"] + row["position"]) for row in rows for place in range(row["start"], row["end"])}
     assert set(told) == {place for place in range(30, 100) if numbers[place] >= 0}
     for place, (row, position) in told.items():
         document = corpus.documents.iloc[numbers[place]]

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import invoke
 from small_study import SmallStudy
-from typer.testing import CliRunner
-
-from sae_pipeline.cli import app
 
 pytestmark = pytest.mark.slow
-
-
-def invoke(*arguments: str) -> dict[str, Any]:
-    """The JSON answer of a command that must succeed."""
-    result = CliRunner().invoke(app, [*arguments, "--json"])
-    assert result.exit_code == 0, result.output
-    answer: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
-    return answer
 
 
 @pytest.fixture
@@ -42,13 +31,13 @@ def faster_and_one_arm_more(data: dict[str, Any]) -> None:
 
 
 def test_two_dates_of_a_study_are_compared_setting_by_setting(small_study: SmallStudy, home: Path, tmp_path: Path) -> None:
-    warehouse = Path(invoke("run", small_study.write(one_layer))["warehouse"])
+    warehouse = Path(invoke("run", small_study.write(one_layer), "--json")["warehouse"])
     earlier = tmp_path / "earlier.duckdb"
     shutil.copyfile(warehouse, earlier)
     study = small_study.write(faster_and_one_arm_more)
-    invoke("run", study)
+    invoke("run", study, "--json")
 
-    told = invoke("compare", str(earlier), study)
+    told = invoke("compare", str(earlier), study, "--json")
     # Two mixes with two seeds each; the third seed answers to none.
     assert (told["saes_changed"], told["saes_same"], told["saes_only_before"], told["saes_only_after"]) == (4, 0, 0, 2)
     assert told["headline"].startswith("4 of the 4 SAEs in both changed; explained variance changed by +")

@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from commands import invoke
 from small_study import SmallStudy
 from typer.testing import CliRunner
 
@@ -32,13 +33,6 @@ def one_cell(small_study: SmallStudy) -> SmallStudy:
     """The small study with one layer and one expansion."""
     small_study.data = small_study.data | {"activations": ONE_CELL, "saes": small_study.data["saes"] | {"expansions": [2]}}
     return small_study
-
-
-def invoke(*arguments: str, code: int = 0) -> dict[str, Any]:
-    """The JSON answer of a command."""
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == code, result.output
-    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 def run(study: SmallStudy, edit: Any = None) -> dict[str, int]:
@@ -193,4 +187,12 @@ def test_a_cell_whose_check_failed_stays_stale_when_another_cell_passes(small_st
     states = {(s["asset"], s["partition"]): s["state"] for s in invoke("status", study, "--json")["assets"]}
     assert states["checked/MORE/metrics", "L01|x02"] == "a blocking check failed"
     assert states["checked/MORE/metrics", "L01|x04"] == "fresh"
-    assert invoke("run", study, "--json")["failed"] == 0, "the check passes now, and what hung on it runs"
+    assert (first["report"], first["report_outdated"]) == (None, True)
+    mended = invoke("run", study, "--json")
+    assert (mended["failed"], mended["report_outdated"]) == (0, False), "the check passes now, and what hung on it runs"
+
+    calls.clear()
+    small_study.data["saes"] = small_study.data["saes"] | {"arms": [{"architecture": "topk", "k": 5}]}
+    again = CliRunner().invoke(app, ["run", small_study.write()])
+    assert again.exit_code == 1
+    assert f"{mended['report']} (of an earlier run: this one could not finish it)" in again.stdout

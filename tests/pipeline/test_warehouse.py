@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import pytest
 import yaml
+from commands import invoke
 from small_study import WORDS, SmallStudy
 from typer.testing import CliRunner
 
@@ -48,13 +49,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_study_data: dict[st
 @pytest.fixture(autouse=True)
 def _home(finished: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAE_HOME", str(finished[1]))
-
-
-def invoke(*arguments: str) -> dict[str, Any]:
-    """The JSON answer of a command that must succeed."""
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 @pytest.fixture

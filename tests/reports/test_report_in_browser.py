@@ -33,13 +33,6 @@ def browser(report: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield context
 
 
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    page = browser.new_page()
-    yield page
-    page.close()
-
-
 def visit(page: Any, file: Path, width: int = DESK) -> tuple[list[str], list[str]]:
     """Open a file; what the console complains about, and what was asked of a server, while the page lives."""
     complaints: list[str] = []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+from loopback_server import Answers, serving
 
 COMMITS = ("a" * 40, "b" * 40)
 TOKEN = "hf_secretsecretsecret"
@@ -28,10 +28,9 @@ class ModelHub:
         self.uploaded_by: set[str] = set()
 
 
-class Answers(BaseHTTPRequestHandler):
+class Handler(Answers):
     """The hub's endpoints; ``hub`` is set on the class that serves one."""
 
-    protocol_version = "HTTP/1.1"
     hub: ModelHub
 
     def answer(self) -> None:
@@ -42,8 +41,6 @@ class Answers(BaseHTTPRequestHandler):
             self.write(path, body)
         elif self.command != "POST":
             self.read(path)
-
-    do_GET = do_HEAD = do_POST = answer
 
     def may_write(self, path: str, body: bytes) -> bool:
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -108,33 +105,14 @@ class Answers(BaseHTTPRequestHandler):
                 return
         self.send(404, {}, {"X-Error-Code": "RepoNotFound"})
 
-    def send(self, status: int, content: object, headers: dict[str, str] | None = None) -> None:
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
 
 @contextmanager
 def model_hub() -> Iterator[ModelHub]:
     """Serve an empty hub for as long as the context lasts."""
     served = ModelHub()
 
-    class OfThisHub(Answers):
+    class OfThisHub(Handler):
         hub = served
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), OfThisHub)
-    served.endpoint = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
+    with serving(OfThisHub) as served.endpoint:
         yield served
-    finally:
-        server.shutdown()
-        server.server_close()

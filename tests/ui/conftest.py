@@ -1,4 +1,4 @@
-"""What the tests of the UI share: a browser that starts after a file's study has run, and where its pictures go."""
+"""What the tests of the UI share: the server of a file's finished study, a browser that starts after it has run, and where its pictures go."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from browser import chromium
+from dagster_ui import DagsterUI
 from small_study import SmallStudy
 
 
@@ -31,9 +32,9 @@ def browser(finished: SmallStudy, tmp_path_factory: pytest.TempPathFactory) -> I
         yield context
 
 
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A tab of the browser."""
-    page = browser.new_page()
-    yield page
-    page.close()
+@pytest.fixture(scope="module")
+def ui(finished: SmallStudy) -> Iterator[DagsterUI]:
+    """What `sae-pipeline ui` starts on the file's study; it leaves no process behind."""
+    server = DagsterUI(str(finished.path), finished.path.parent / "home")
+    yield server
+    assert server.stop() == []

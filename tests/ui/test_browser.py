@@ -6,17 +6,14 @@ The tests share one finished study and one server, and run in the order of the f
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import chromium_or_skip, visit
+from commands import answer
 from dagster_ui import DagsterUI, patiently
 from small_study import SmallStudy
-from typer.testing import CliRunner
-
-from sae_pipeline.cli import app
 
 pytestmark = pytest.mark.ui
 SECTIONS = ("summary", "matrix", "expansion", "budget", "tradeoff", "finding", "health", "lineage", "limitations")
@@ -36,18 +33,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_study_data: dict[st
     activations = small_study_data["activations"] | {"layers": [0]}
     saes = small_study_data["saes"] | {"expansions": [2], "arms": [{"architecture": "topk", "k": 4, "seeds": [0]}]}
     study.data = small_study_data | {"activations": activations, "saes": saes}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAE_HOME", str(folder / "home"))
-        result = CliRunner().invoke(app, ["run", study.write(), "--json"])
-    assert result.exit_code == 0, result.output
+    answer(folder / "home", "run", study.write(), "--json")
     return study
-
-
-@pytest.fixture(scope="module")
-def ui(finished: SmallStudy) -> Iterator[DagsterUI]:
-    server = DagsterUI(str(finished.path), finished.path.parent / "home")
-    yield server
-    assert server.stop() == []
 
 
 # ------------------------------------------------------------------------------------------------ the report, a file

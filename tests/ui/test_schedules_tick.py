@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import answer
 from dagster_ui import DagsterUI, patiently
 from small_study import SmallStudy, toy_documents
-from typer.testing import CliRunner
 
-from sae_pipeline.cli import app
 from sae_pipeline.stages import history
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import load_study
@@ -37,18 +35,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_study_data: dict[st
         data["held_out"] = {"recipes": {"shares": {"recipes": 1.0}, "kind": "in_sample", "tokens": 1_000}}
         data["schedules"] = {"evaluation": EVERY_MINUTE, "rerun_stale": True, "watch_minutes": 1}
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAE_HOME", str(folder / "home"))
-        result = CliRunner().invoke(app, ["run", study.write(on_its_own), "--json"])
-    assert result.exit_code == 0, result.output
+    answer(folder / "home", "run", study.write(on_its_own), "--json")
     return study
-
-
-@pytest.fixture(scope="module")
-def ui(finished: SmallStudy) -> Iterator[DagsterUI]:
-    server = DagsterUI(str(finished.path), finished.path.parent / "home")
-    yield server
-    assert server.stop() == []
 
 
 @pytest.fixture

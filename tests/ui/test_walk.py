@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 import yaml
 from browser import chromium_or_skip, visit
+from commands import answer
 from dagster_ui import DagsterUI, patiently
 from PIL import Image
 from small_study import SmallStudy
-from typer.testing import CliRunner
 
-from sae_pipeline.cli import app
 from sae_pipeline.stages import history
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import load_study
@@ -47,21 +46,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> SmallStudy:
     data["matching"] = {}
     data["schedules"] = {"report": "0 3 * * 1", "evaluation": "0 4 * * 1", "versions": "0 5 1 * *", "rubric_review": "0 6 1 1,4,7,10 *"}
     study = SmallStudy(folder / "mixtures.yaml", data)
+    answer(folder / "home", "run", study.write(), "--json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAE_HOME", str(folder / "home"))
-        result = CliRunner().invoke(app, ["run", study.write(), "--json"])
-        assert result.exit_code == 0, result.output
         ctx = StudyContext.open(load_study(str(study.path)))
         for window in (1, 2):
             history.evaluate(ctx, window)
     return study
-
-
-@pytest.fixture(scope="module")
-def ui(finished: SmallStudy) -> Iterator[DagsterUI]:
-    server = DagsterUI(str(finished.path), finished.path.parent / "home")
-    yield server
-    assert server.stop() == []
 
 
 @pytest.fixture

@@ -12,15 +12,20 @@ from typer.testing import CliRunner
 
 from sae_pipeline.cli import app
 
-WAREHOUSE_PAGE = Path(__file__).resolve().parents[2] / "docs/warehouse.md"
+WAREHOUSE_PAGE = Path(__file__).resolve().parents[1] / "docs/warehouse.md"
 
 
-def answer(home: Path, *arguments: str) -> dict[str, Any]:
-    """The JSON answer of a command that must succeed, on a home."""
-    result = CliRunner().invoke(app, list(arguments), env={"SAE_HOME": str(home)})
-    assert result.exit_code == 0, result.output
+def answer(home: Path | None, *arguments: str, code: int = 0) -> dict[str, Any]:
+    """The JSON answer of a command that ends with ``code``, on a home or on the environment's."""
+    result = CliRunner().invoke(app, list(arguments), env={"SAE_HOME": str(home)} if home else None)
+    assert result.exit_code == code, result.output
     found: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
     return found
+
+
+def invoke(*arguments: str, code: int = 0) -> dict[str, Any]:
+    """The JSON answer of a command on the environment's home."""
+    return answer(None, *arguments, code=code)
 
 
 def assert_documented(warehouse: duckdb.DuckDBPyConnection, tables: Iterable[str]) -> None:
