@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from sae_pipeline.activations.blocks import contexts_per_shard
 from sae_pipeline.errors import StorageError
 
@@ -54,7 +56,7 @@ def require_room(needed: Mapping[Path, int]) -> None:
         wanted, free = sum(needed[folder] for folder in folders), shutil.disk_usage(folders[0]).free
         if wanted > free:
             raise StorageError(
-                f"{folders[0].parent}: expected {wanted / 1e9:,.3f} GB of free space for the activations of {len(folders)} hook point"
-                f"{'s' if len(folders) > 1 else ''}, found {free / 1e9:,.3f} GB; free space, lower activations.tokens, use a 16-bit "
+                f"{folders[0].parent}: expected {decimal(wanted)} of free space for the activations of {len(folders)} hook point"
+                f"{'s' if len(folders) > 1 else ''}, found {decimal(free)}; free space, lower activations.tokens, use a 16-bit "
                 "activations.storage_dtype, set activations.cache: false or point SAE_HOME to a larger disk"
             )

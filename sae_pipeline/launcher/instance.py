@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
+from typing import TextIO
 
 import dagster as dg
 import yaml
@@ -127,9 +130,10 @@ def definition_errors(study_file: str) -> Iterator[None]:
 
 @contextmanager
 def event_log_errors(home: Home) -> Iterator[None]:
-    """Turn a failure of Dagster's own database into one sentence."""
+    """Turn a failure of Dagster's own database into one sentence, and keep Dagster from saying it in its own words before."""
     try:
-        yield
+        with redirect_stderr(_WithoutEcho(sys.stderr)):
+            yield
     except Exception as error:
         # dagster-postgres gives up with an exception of its own, whose cause is the database's.
         failure = next((found for found in (error, error.__cause__) if isinstance(found, DBAPIError)), None)
@@ -144,6 +148,26 @@ def event_log_errors(home: Home) -> Iterator[None]:
         raise StorageError(
             f"{where}: expected an event log that can be read and written, found: {found}; {remedy}, then run again (finished work is kept)"
         ) from error
+
+
+class _WithoutEcho(StringIO):
+    """Standard error, but for the line that Dagster writes there about an event that it could not record and then raises."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith("Exception while writing logger call to event log") else self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ FULL = "found the disk full; free space"
 CASES = [
     *(
         Case(
-            name=f"the disk of the store fills up {when}", kind="fill", redo=[f"store/{stage}", *READ_THERE.get(stage, ())], disturb=full("store", 0.5), code=1, told=FULL,
+            name=f"the disk of the store fills up {when}", kind="fill", redo=[f"store/{stage}", *READ_THERE.get(stage, ())], disturb=full("store", 0.5), code=1, told="free space",
         )
         for stage, when in {
             "corpus": "while a corpus is packed",

@@ -44,6 +44,8 @@ def answered(tmp_path_factory: pytest.TempPathFactory, small_study_data: dict[st
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     runs = found["runs"]
     print(f"\nafter run {SETTLED + 1}: {runs[SETTLED]}\nafter run {RUNS}: {runs[-1]}\nmemory {slope(runs):+.3f} MiB a run\n{found['forgotten']}")
+    for name in ("anonymous_mib", "open_files", "threads"):
+        print(f"{name}: {' '.join(f'{row[name]:.0f}' for row in runs)}")
     return found
 
 
