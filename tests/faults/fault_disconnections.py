@@ -64,7 +64,7 @@ CASES = [
     Case(name="the hub asks to wait, then answers", kind="disconnect", redo=STREAMED, disturb=troubled(first(1, "429")), code=0),
     Case(
         name="the home's disk is taken away while activations are kept", kind="disconnect", redo=["store/activations"], code=1, told="SAE_HOME",
-        disturb=unmounted("write", "store/.partial/activations/*/shard-00003*"),
+        disturb=unmounted("write", "store/.partial/activations/*/.shard-00003*"),
     ),
     Case(
         name="the home's disk is taken away while the report is written", kind="disconnect", redo=["store/report"], code=1, told="SAE_HOME",

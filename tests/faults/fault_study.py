@@ -24,7 +24,7 @@ DATASET = "lab/stories"
 README = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*\n---\n# Stories\n"
 MEASURED = {"seconds", "train_seconds", "tokens_per_second", "created", "recorded", "resident_bytes", "device_bytes", "fingerprint", "content"}
 """Columns that say how long something took, when it was or what it needed, and names that follow from those: they differ between any two runs."""
-TIMED_STAGES = {"tables", "findings", "history", "report", "rubric_review"}
+TIMED_STAGES = {"scorecard", "tables", "findings", "history", "report", "rubric_review"}
 """Stages whose artifacts hold such columns, and so differ where everything was computed from nothing."""
 
 
@@ -182,9 +182,10 @@ def lasting(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def files(home: Path) -> set[str]:
-    """Every file of a home but Dagster's own and what was put into quarantine."""
+    """Every file of a home but Dagster's own, what was put into quarantine, and the locks that a process makes when it needs them."""
     paths = (path.relative_to(home) for path in home.rglob("*") if path.is_file())
-    return {str(path) for path in paths if not path.parts[0].startswith("dagster") and ".quarantine" not in path.parts}
+    kept = (path for path in paths if not path.parts[0].startswith("dagster") and ".quarantine" not in path.parts)
+    return {str(path) for path in kept if path.parts[0] != "locks" or path.name.startswith("launcher-")}
 
 
 def unnamed(names: set[str]) -> set[str]:
