@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= studies/quickstart.yaml
 
-.PHONY: demo test check ui small docs benchmarks clean
+.PHONY: demo test release-tests check ui small docs benchmarks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sae-pipeline run $(STUDY)
@@ -14,7 +14,11 @@ small: $(VENV)/.installed
 	$(BIN)/sae-pipeline run studies/small.yaml
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not interchange and not slow" -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not interchange and not slow and not release" -n 3 --dist loadfile --no-loadscope-reorder
+
+# What takes too long for every change: once before a release, after everything that .ci/run does.
+release-tests: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m release -v -s
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -145,7 +145,8 @@ def test_the_first_page_of_the_documentation_shows_commands_of_the_readme() -> N
     assert {without_remark(command) for command, _ in commands((REPOSITORY / "docs" / "index.md").read_text())} <= known
 
 
-@pytest.mark.slow
+@pytest.mark.release
+@pytest.mark.timeout(0)  # its own watchdog ends it
 @pytest.mark.parametrize(("command", "shown"), commands(README), ids=[without_remark(command) for command, _ in commands(README)])
 def test_the_command_succeeds_and_prints_what_is_shown(newcomer: Newcomer, command: str, shown: list[str]) -> None:
     if without_remark(command) == SERVES:
@@ -193,7 +194,8 @@ def assert_serves(newcomer: Newcomer, command: str) -> None:
         urllib.request.urlopen(question, timeout=10)
 
 
-@pytest.mark.slow
+@pytest.mark.release
+@pytest.mark.timeout(0)  # its own watchdog ends it
 def test_the_notebook_example_runs_without_dagster(newcomer: Newcomer) -> None:
     (code,) = [block for language, block in blocks(README) if language == "python"]
     (newcomer.copy / "notebook.py").write_text(code + "\nimport sys\nassert 'dagster' not in sys.modules\n")
@@ -201,7 +203,8 @@ def test_the_notebook_example_runs_without_dagster(newcomer: Newcomer) -> None:
     assert status == 0, "\n".join(printed)
 
 
-@pytest.mark.slow
+@pytest.mark.release
+@pytest.mark.timeout(0)  # its own watchdog ends it
 def test_the_study_shown_is_accepted(newcomer: Newcomer) -> None:
     (study,) = [block for language, block in blocks(README) if language == "yaml"]
     (newcomer.copy / "studies" / "shown.yaml").write_text(study.replace("name: quickstart", "name: shown"))

@@ -13,7 +13,7 @@ import pytest
 import soak_runs
 from small_study import SmallStudy
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.release]
 
 RUNS = 40
 SETTLED = RUNS // 4

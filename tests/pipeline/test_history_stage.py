@@ -20,6 +20,8 @@ from sae_pipeline.stages import history, versions
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import load_study
 
+pytestmark = pytest.mark.slow
+
 
 class Recorded:
     """A small study with three windows of held-out text, run once."""

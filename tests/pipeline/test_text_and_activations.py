@@ -168,6 +168,7 @@ def test_cleaning_up_keeps_what_the_named_study_needs_and_nothing_more(one_cell:
     assert "toy/MORE/saes" not in back
 
 
+@pytest.mark.slow
 def test_a_cell_whose_check_failed_stays_stale_when_another_cell_passes(small_study: SmallStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     import assets.metrics
 

@@ -37,6 +37,7 @@ def test_a_line_that_quotes_somebody_is_one(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == plain(ESCAPES) + "\n"
 
 
+@pytest.mark.slow
 def test_the_names_of_a_foreign_table_are_printed_without_their_escapes(tmp_path) -> None:
     frame = results().replace({"sae_train_dataset": {"EQ": "\x1b[2JEQ"}}).rename(columns={"dead_features_pct": "dead\x1b]0;title\x07"})
     table = written(tmp_path, pd.DataFrame(frame), "results.parquet")
