@@ -25,6 +25,7 @@ import sae_pipeline
 from sae_pipeline.errors import SaePipelineError
 from sae_pipeline.launcher.diagnosis import Diagnosis
 from sae_pipeline.launcher.shared_doctor import examine_shared
+from sae_pipeline.stages import history
 from sae_pipeline.store import Home, is_held
 from sae_pipeline.store.damage import damage_of, quarantine
 from sae_pipeline.store.locks import remove_idle
@@ -46,6 +47,7 @@ def examine(home: Home) -> Iterator[Diagnosis]:
     yield from examine_shared(home)
     yield from _event_log(home)
     yield from _warehouses(home)
+    yield from _records(home)
 
 
 # ------------------------------------------------------------------------------------------------ the machine
@@ -248,3 +250,17 @@ def _warehouses(home: Home) -> Iterator[Diagnosis]:
         except duckdb.Error as error:
             found = f"{file} cannot be opened ({str(error).splitlines()[0]})"
             yield Diagnosis("warehouse", False, found, "`sae-pipeline report STUDY` builds it again; `--repair` removes it", file.unlink)
+
+
+def _records(home: Home) -> Iterator[Diagnosis]:
+    """Every recorded evaluation of every study can be read."""
+    for file in sorted(home.root.glob(f"studies/*/history/records/[!.]*/{history.ABOUT}")):
+        try:
+            history.about(file)
+        except SaePipelineError:
+            remedy = "put a copy of it back; without one `sae-pipeline doctor --repair` hides its folder, and the history goes on without it"
+            yield Diagnosis("history", False, f"{file} is not the record of an evaluation", remedy, partial(_hide, file.parent))
+
+
+def _hide(folder: Path) -> None:
+    folder.rename(folder.with_name(f".{folder.name}-damaged"))

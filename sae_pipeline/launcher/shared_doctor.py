@@ -14,7 +14,7 @@ from sae_pipeline.errors import SharedStoreError
 from sae_pipeline.launcher.diagnosis import Diagnosis
 from sae_pipeline.store import Home
 from sae_pipeline.store.leases import LEASES, Lease
-from sae_pipeline.store.shared import FILES, SharedStore
+from sae_pipeline.store.shared import FILES, SharedStore, manifest_key
 
 NAME = "shared store"
 
@@ -35,14 +35,17 @@ def examine_shared(home: Home) -> Iterator[Diagnosis]:
 
 
 def _completeness(home: Home, shared: SharedStore) -> Iterator[Diagnosis]:
+    shared.refresh()
     sizes: dict[str, int] = {key: entry.bytes for key, entry in shared.remote.listing(FILES).items()}
     named: set[str] = set()
     complete = 0
     of_stage: dict[str, int] = defaultdict(int)
     for stage, fingerprint in sorted(shared.listing()):
-        found = shared.find(stage, fingerprint, home.store.remembered)
+        found = shared.find(stage, fingerprint, home.store.remembered, take_out=False)
         if found is None:
-            yield Diagnosis(NAME, False, f"the manifest of {stage} {fingerprint} cannot be read", "it was removed; the next run computes it again")
+            remedy = "a run that needs it computes it again; `sae-pipeline doctor --repair` removes the manifest"
+            mend = partial(shared.remote.remove, [manifest_key(stage, fingerprint)])
+            yield Diagnosis(NAME, False, f"the manifest of {stage} {fingerprint} cannot be read", remedy, mend)
             continue
         keys = found.keys
         named |= set(keys.values())

@@ -56,17 +56,22 @@ def records(ctx: StudyContext) -> list[Record]:
     """All records of the study, the oldest first."""
     folder = ctx.home.history(ctx.study.name)
     with storage_errors(folder):
-        found = [Record(path.parent, _about(path)) for path in folder.glob(f"[!.]*/{ABOUT}")]
+        found = [Record(path.parent, about(path)) for path in folder.glob(f"[!.]*/{ABOUT}")]
     return sorted(found, key=lambda record: (record.about["recorded"], record.folder.name))
 
 
-def _about(path: Path) -> dict[str, Any]:
+def about(path: Path) -> dict[str, Any]:
+    """What a record says of itself.
+
+    Raises:
+        StorageError: the file is no such record.
+    """
     try:
-        about = json.loads(path.read_text())
+        told = json.loads(path.read_text())
     except ValueError:
-        about = None
-    if isinstance(about, dict) and {"recorded", "window", "text", "saes"} <= about.keys():
-        return about
+        told = None
+    if isinstance(told, dict) and {"recorded", "window", "text", "saes"} <= told.keys():
+        return told
     raise StorageError(
         f"{path}: expected the record of an evaluation, found something else; put a copy of it back or move its folder away, then run again"
     )

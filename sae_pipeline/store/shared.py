@@ -126,8 +126,11 @@ class SharedStore:
         """Believe the last listing no longer."""
         self._believed_until = 0.0
 
-    def find(self, stage: str, fingerprint: str, remembered: Path) -> Published | None:
-        """The artifact, as far as the last listing knew it; ``remembered`` is the folder that keeps manifests from one process to the next."""
+    def find(self, stage: str, fingerprint: str, remembered: Path, *, take_out: bool = True) -> Published | None:
+        """The artifact, as far as the last listing knew it; ``remembered`` is the folder that keeps manifests from one process to the next.
+
+        A manifest that cannot be read counts as none, and is removed unless ``take_out`` is False.
+        """
         entry = self.listing().get((stage, fingerprint))
         if entry is None:
             return None
@@ -141,15 +144,15 @@ class SharedStore:
                 found = Published.of(stage, fingerprint, kept)
                 self._known[stage, fingerprint] = entry.version, found
                 return found
-        asked = self.ask(stage, fingerprint)
+        asked = self.ask(stage, fingerprint, take_out=take_out)
         if asked is not None and entry.version != ASKED:
             with suppress(OSError):  # a home that cannot be written, or is full, asks again
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(file, {"version": entry.version, "upload": asked.upload, "manifest": asked.manifest})
         return asked
 
-    def ask(self, stage: str, fingerprint: str) -> Published | None:
-        """The artifact as it is in the store at this moment; :meth:`find` knows of it from now on."""
+    def ask(self, stage: str, fingerprint: str, *, take_out: bool = True) -> Published | None:
+        """The artifact as it is in the store at this moment; :meth:`find` knows of it from now on, and says what ``take_out`` means."""
         content = self.remote.read(manifest_key(stage, fingerprint))
         if content is None:
             self._forget(stage, fingerprint)
@@ -157,7 +160,8 @@ class SharedStore:
         try:
             found = Published.of(stage, fingerprint, json.loads(content))
         except NO_MANIFEST:
-            self.remote.remove([manifest_key(stage, fingerprint)])
+            if take_out:
+                self.remote.remove([manifest_key(stage, fingerprint)])
             self._forget(stage, fingerprint)
             return None
         entry = self._listed.setdefault((stage, fingerprint), Entry(len(content), ASKED, 0.0))

@@ -126,6 +126,17 @@ def test_a_warehouse_that_cannot_be_opened_is_removed_by_repair(home: Home) -> N
     assert not home.warehouse("toy").exists()
 
 
+def test_a_record_that_is_none_is_hidden_by_repair_and_nothing_else(home: Home) -> None:
+    for name, content in (("sound", '{"recorded": "2026-01-01", "window": 0, "text": "t", "saes": {}}'), ("torn", '{"recorded": ')):
+        folder = home.history("toy") / name
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(content)
+    code, found = examined()
+    assert (code, unhealthy(found)) == (1, [f"{home.history('toy')}/torn/record.json is not the record of an evaluation"])
+    assert examined("--repair")[0] == examined()[0] == 0
+    assert sorted(path.name for path in home.history("toy").iterdir()) == [".torn-damaged", "sound"]
+
+
 def test_locks_of_killed_processes_are_harmless_and_removed_by_repair(home: Home) -> None:
     lock = home.locks / "launcher-of-a-dead-one.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)

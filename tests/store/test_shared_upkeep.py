@@ -18,7 +18,7 @@ from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.stages.sharing import upload_finished
 from sae_pipeline.store import Home
 from sae_pipeline.store.remote import Remote
-from sae_pipeline.store.shared import SharedStore
+from sae_pipeline.store.shared import SharedStore, manifest_key
 from sae_pipeline.study import load_study
 
 
@@ -155,6 +155,17 @@ class TestTheDoctor:
         code, [row] = on_the_store()
         assert code == 1
         assert "no such folder (is it mounted?)" in row["found"]
+
+    def test_a_manifest_that_cannot_be_read_stays_until_repair_is_asked_for(self, ctx: StudyContext, folder: Path) -> None:
+        manifest = folder / manifest_key("toy", "other")
+        manifest.write_text("{")
+        for _ in range(2):
+            code, rows = on_the_store()
+            assert code == 1
+            assert "the manifest of toy other cannot be read" in [row["found"] for row in rows]
+            assert manifest.exists()
+        assert on_the_store("--repair")[0] == 0
+        assert not manifest.exists()
 
     @pytest.mark.parametrize("damage", ["removed", "truncated"])
     def test_an_incomplete_artifact_is_named_and_mended_from_a_home_that_has_it(self, ctx: StudyContext, damage: str) -> None:
