@@ -14,14 +14,14 @@ from typing import Any
 from sae_pipeline.errors import BadInput
 from sae_pipeline.execution import GPUS, WORKERS, Execution
 from sae_pipeline.launcher.runs import Call, Ending
-from sae_pipeline.launcher.workers import Answer, Define, Task, Workers, work
+from sae_pipeline.launcher.workers import Answer, Define, Lost, Task, Workers, work
 from sae_pipeline.stages.context import StudyContext
 
 
 class OnRay(Workers):
     """One Ray task per run; a heavy one asks for GPUs, which Ray then keeps from all others."""
 
-    def __init__(self, define: Define, ctx: StudyContext, execution: Execution) -> None:
+    def __init__(self, define: Define, ctx: StudyContext, execution: Execution, lost: Lost) -> None:
         self._ours = _connect()
         import ray
 
@@ -35,7 +35,7 @@ class OnRay(Workers):
                 f"SAE_EXECUTOR=ray: expected a cluster with {cpus:g} CPUs and {gpus:g} GPUs for one step, found {offered.get('CPU', 0):g} CPUs and "
                 f"{offered.get('GPU', 0):g} GPUs in all; add nodes, lower compute.threads or {GPUS}, or set {WORKERS} where the cluster grows on demand"
             )
-        super().__init__(count)
+        super().__init__(count, lost)
         self._task = ray.put(Task.of(define, ctx, execution, count))
         self._light, self._heavy = ({"num_cpus": cpus, "num_gpus": g, "max_retries": 0} for g in (0, gpus))
         self._under_way: set[Any] = set()
@@ -51,9 +51,8 @@ class OnRay(Workers):
         except ray.exceptions.TaskCancelledError:
             return KeyboardInterrupt()
         except (ray.exceptions.RayError, ConnectionError) as error:
-            return Ending(
-                failure=f"expected the Ray worker of this run to finish it, found it lost ({_reason(error)}); look at the node's log (`ray logs`), then run again (finished work is kept)"
-            )
+            sentence = f"expected the Ray worker of this run to finish it, found it lost ({_reason(error)}); look at the node's log (`ray logs`), then run again (finished work is kept)"
+            return Ending(failure=sentence, lost=True)
         finally:
             self._under_way.discard(task)
         return answer

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 from sae_pipeline.execution import Execution
 from sae_pipeline.launcher.runs import Call, Ending
-from sae_pipeline.launcher.workers import GRACE_SECONDS, Answer, Define, Task, Workers, work
+from sae_pipeline.launcher.workers import GRACE_SECONDS, Answer, Define, Lost, Task, Workers, work
 from sae_pipeline.notices import hide_notices
 from sae_pipeline.stages.context import StudyContext
 
@@ -19,8 +19,8 @@ from sae_pipeline.stages.context import StudyContext
 class Processes(Workers):
     """Processes that stay for the whole launch; one that dies is replaced."""
 
-    def __init__(self, define: Define, ctx: StudyContext, execution: Execution) -> None:
-        super().__init__(execution.workers or 1)
+    def __init__(self, define: Define, ctx: StudyContext, execution: Execution, lost: Lost) -> None:
+        super().__init__(execution.workers or 1, lost)
         task, threads = Task.of(define, ctx, execution, self.count), ctx.study.compute.threads or execution.threads
         self._processes = [_Process(task, threads) for _ in range(self.count)]
         self._idle: SimpleQueue[_Process] = SimpleQueue()
@@ -83,7 +83,8 @@ class _Process:
                 self._start()
             how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
             hint = ", the system's way when memory runs out: fewer SAE_WORKERS need less" if code == -signal.SIGKILL else ""
-            return Ending(failure=f"expected the process of this run to finish it, found it {how}{hint}; run again (finished work is kept)")
+            sentence = f"expected the process of this run to finish it, found it {how}{hint}; run again (finished work is kept)"
+            return Ending(failure=sentence, lost=True)
         return answer
 
     def interrupt(self) -> None:

@@ -42,6 +42,8 @@ class Ending:
     reused: int = 0
     failure: str | None = None
     damaged: bool = False
+    lost: bool = False
+    """Whether its worker died of it, so that Dagster still calls the run unfinished."""
 
 
 def execute(defs: dg.Definitions, instance: dg.DagsterInstance, call: Call) -> Ending:

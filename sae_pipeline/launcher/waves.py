@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
@@ -94,7 +94,7 @@ def _selected(graph: Any, select: str | None) -> list[dg.AssetKey]:
 @contextmanager
 def _workers(defs: dg.Definitions, define: Define, instance: dg.DagsterInstance, ctx: StudyContext) -> Iterator[Here | Workers]:
     """The workers that the environment asks for, with a place in the ``gpu`` pool for each."""
-    execution = Execution.from_environment()
+    execution, lost = Execution.from_environment(), lambda call: _end_unfinished(instance, [call])
     if execution.executor == "in_process":
         share_gpu_pool(instance, 1)
         yield Here(defs, instance)
@@ -103,11 +103,11 @@ def _workers(defs: dg.Definitions, define: Define, instance: dg.DagsterInstance,
     if execution.executor == "multiprocess":
         from sae_pipeline.launcher.processes import Processes
 
-        workers = Processes(define, ctx, execution)
+        workers = Processes(define, ctx, execution, lost)
     else:
         from sae_pipeline.launcher.on_ray import OnRay
 
-        workers = OnRay(define, ctx, execution)
+        workers = OnRay(define, ctx, execution, lost)
     try:
         share_gpu_pool(instance, workers.count)
         yield workers
@@ -158,10 +158,15 @@ def _round(
                     outcome.failures.append((call.name, ending.failure))
                     failed.setdefault(dg.AssetKey(call.asset), set()).update(call.partitions)
         finally:
-            for run in unfinished(instance, run_ids=[call.arguments["run_id"] for call in calls]):
-                end(instance, run)
+            _end_unfinished(instance, calls)
     outcome.outdated = {"/".join(key.path) for key, partitions in failed.items() if partitions}
     return outcome
+
+
+def _end_unfinished(instance: dg.DagsterInstance, calls: Sequence[Call]) -> None:
+    """End what is called unfinished of runs that nobody does any more."""
+    for run in unfinished(instance, run_ids=[call.arguments["run_id"] for call in calls]):
+        end(instance, run)
 
 
 def _calls(node: Any, partitions: list[str | None], tags: dict[str, str]) -> Iterator[Call]:

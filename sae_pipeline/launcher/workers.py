@@ -36,6 +36,10 @@ Define = Callable[[Study], dg.Definitions]
 """Makes a study's definitions: a function of a module, which every worker imports for itself, as definitions do not travel."""
 
 
+Lost = Callable[[Call], object]
+"""Told of a run whose worker died, from the thread that waited for it."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What every worker of a launch is handed."""
@@ -89,8 +93,9 @@ class Here:
 class Workers(ABC):
     """Several runs at the same time, each in another process; this one waits in a thread for each."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, lost: Lost) -> None:
         self.count = count
+        self._lost = lost
         self._threads = ThreadPoolExecutor(count)
 
     def endings(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Ending]]:
@@ -100,7 +105,7 @@ class Workers(ABC):
             KeyboardInterrupt: Ctrl-C; the runs under way were told to stop, and have ended.
             SaePipelineError: what concerns more than one run, such as Dagster's database.
         """
-        under_way: list[Future[Answer]] = [self._threads.submit(self.do, call) for call in calls]
+        under_way: list[Future[Answer]] = [self._threads.submit(self._done, call) for call in calls]
         try:
             for call, future in zip(calls, under_way, strict=True):
                 answer = future.result()
@@ -115,6 +120,13 @@ class Workers(ABC):
                 self.kill()
                 wait(under_way)
             raise
+
+    def _done(self, call: Call) -> Answer:
+        """One run; one whose worker was lost is ended at once, because others wait for the place that it holds in the pool."""
+        answer = self.do(call)
+        if isinstance(answer, Ending) and answer.lost:
+            self._lost(call)
+        return answer
 
     def close(self) -> None:
         """Let go of every worker."""

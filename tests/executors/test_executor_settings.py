@@ -64,7 +64,7 @@ def test_a_ray_cluster_that_cannot_be_reached_is_one_sentence(small_study: Small
         pytest.raises(BadInput, match=r"RAY_ADDRESS: expected the address of a Ray cluster.*found 'http://nowhere:8265'"),
     ):
         patch.setenv("RAY_ADDRESS", "http://nowhere:8265")
-        OnRay(study_definitions, ctx, Execution("ray", None, None))
+        OnRay(study_definitions, ctx, Execution("ray", None, None), lambda call: None)
 
 
 @pytest.mark.parametrize(
