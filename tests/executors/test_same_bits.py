@@ -19,8 +19,8 @@ EXECUTORS = {
     "two processes of one thread": {"SAE_EXECUTOR": "multiprocess", "SAE_WORKERS": "2", "OMP_NUM_THREADS": "1"},
     "two tasks on Ray": {"SAE_EXECUTOR": "ray", "SAE_WORKERS": "2"},
 }
-MEASURED = ("seconds", "per_second", "created", "started", "host", "path", "threads", "kernels")
-"""Parts of the names of columns that say how long something took, when, and where."""
+MEASURED = ("seconds", "per_second", "resident_bytes", "created", "started", "host", "path", "threads", "kernels")
+"""Parts of the names of columns that say how long something took, what memory it needed, when, and where."""
 FOLLOWS = "contents"
 """Table of the fingerprints of tables, which hold what was measured."""
 
