@@ -6,6 +6,7 @@ recorded twice.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ class Chain:
     """What the SAE rests on, upstream first."""
     sae: Link
     beside: tuple[Link, ...]
-    """What its evaluations rest on besides: held-out corpora, their activations and baselines; upstream first."""
+    """What its evaluations rest on besides: held-out corpora, their activations and baselines, spelled words; upstream first."""
     after: tuple[Link, ...]
     """What rests on the SAE, upstream first."""
 
@@ -69,7 +70,7 @@ def trace(ctx: StudyContext, sae_id: str) -> Chain:
     """
     found = inventory.find_sae(ctx, sae_id)
     artifacts = dict(reachable.artifacts(ctx))
-    made_from = {what: _mentioned(artifact, artifacts) for what, artifact in artifacts.items()}
+    made_from = _inputs(artifacts)
     before, after = _closure(sae_id, made_from), _closure(sae_id, _reversed(made_from))
     evaluations = [what for what, inputs in made_from.items() if sae_id in inputs and artifacts[what].stage == "evaluations"]
     beside = set().union(*(_closure(what, made_from) for what in evaluations)) - before - {sae_id}
@@ -99,7 +100,7 @@ def of_study(ctx: StudyContext, last: str) -> tuple[Link, ...]:
 
 
 def _up_to(ctx: StudyContext, artifacts: dict[str, Artifact], last: Sequence[str]) -> tuple[Link, ...]:
-    made_from = {what: _mentioned(artifact, artifacts) for what, artifact in artifacts.items()}
+    made_from = _inputs(artifacts)
     wanted = set(last).union(*(_closure(what, made_from) for what in last))
     return tuple(_link(ctx, what, artifacts[what], made_from[what]) for what in _upstream_first(made_from) if what in wanted)
 
@@ -160,15 +161,25 @@ def documents_of(ctx: StudyContext, lane: str, start: int, end: int) -> pd.DataF
     return stretches.join(known, on="document")[["start", "end", "source", "key", "document_hash", "position"]]
 
 
-def _mentioned(artifact: Artifact, artifacts: dict[str, Artifact]) -> tuple[str, ...]:
-    """Names of the artifacts that another's inputs mention."""
-    inputs = set(strings_in(artifact.inputs))
-    return tuple(what for what, other in artifacts.items() if other is not artifact and {other.fingerprint, other.content} & inputs)
+def _inputs(artifacts: dict[str, Artifact]) -> dict[str, tuple[str, ...]]:
+    """By name, the names of the artifacts that each one's inputs mention by fingerprint or content."""
+    named: dict[str, list[str]] = defaultdict(list)
+    for what, artifact in artifacts.items():
+        for mark in {artifact.fingerprint, artifact.content}:
+            named[mark].append(what)
+    return {
+        what: tuple(dict.fromkeys(other for mark in strings_in(artifact.inputs) for other in named.get(mark, ()) if artifacts[other] is not artifact))
+        for what, artifact in artifacts.items()
+    }
 
 
 def _reversed(made_from: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """What is made from each, instead of what each is made from."""
-    return {what: tuple(other for other, inputs in made_from.items() if what in inputs) for what in made_from}
+    makes: dict[str, list[str]] = {what: [] for what in made_from}
+    for what, inputs in made_from.items():
+        for other in inputs:
+            makes[other].append(what)
+    return {what: tuple(others) for what, others in makes.items()}
 
 
 def _closure(start: str, steps: dict[str, tuple[str, ...]]) -> set[str]:

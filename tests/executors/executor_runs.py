@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,9 @@ def start(study: str, home: Path, **environment: str) -> subprocess.Popen[str]:
     around = {name: value for name, value in os.environ.items() if not name.startswith(("SAE_", "RAY_"))}
     around |= {"SAE_HOME": str(home), "PYTHONWARNINGS": "ignore", "RAY_USAGE_STATS_ENABLED": "0", **environment}
     return subprocess.Popen(
-        [*COMMAND, "run", study, "--json"], env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        [*COMMAND, "run", study, "--json"], env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # what is started in the background ignores it
+    )  # fmt: skip
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[dict[str, Any], str]:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import ray
 from executor_runs import finish, start
 from small_study import SmallStudy
 
@@ -14,11 +15,15 @@ from assets import study_definitions
 from assets.executors import FOR_RAY
 from sae_pipeline.compute import Compute
 from sae_pipeline.errors import BadInput
-from sae_pipeline.execution import Execution
+from sae_pipeline.execution import Execution, Executor
 from sae_pipeline.launcher.on_ray import OnRay
+from sae_pipeline.launcher.runs import Call, Ending
+from sae_pipeline.launcher.workers import Task, work
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Home
 from sae_pipeline.study import load_study
+
+CALL = Call(("toy", "saes"), False, (None,), {})
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +54,101 @@ def test_a_setting_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=rf"^{name}: expected .*, found '{value}'; correct it or unset it$"):
         Execution.from_environment()
+
+
+def test_the_number_of_workers_is_looked_at_whatever_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAE_WORKERS", "two")
+    with pytest.raises(BadInput, match=r"^SAE_WORKERS: expected the number of steps to run at the same time, 1 or more, found 'two'"):
+        Execution.from_environment()
+
+
+@pytest.mark.parametrize(
+    ("executor", "name", "readers"),
+    [(None, "SAE_WORKERS", "multiprocess or ray"), ("in_process", "SAE_WORKERS", "multiprocess or ray"), (None, "SAE_GPUS_PER_STEP", "ray"), ("multiprocess", "SAE_GPUS_PER_STEP", "ray")],
+)  # fmt: skip
+def test_a_setting_that_the_executor_does_not_read_is_refused(monkeypatch: pytest.MonkeyPatch, executor: str | None, name: str, readers: str) -> None:
+    if executor is not None:
+        monkeypatch.setenv("SAE_EXECUTOR", executor)
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(
+        BadInput, match=rf"^{name}: expected SAE_EXECUTOR to be {readers}, found '{executor or 'in_process'}', which does not read it; "
+    ):
+        Execution.from_environment()
+    monkeypatch.setenv("SAE_EXECUTOR", "ray")
+    Execution.from_environment()
+
+
+@pytest.mark.parametrize(("executor", "handed_over"), [("multiprocess", True), ("ray", False)])
+def test_what_a_worker_is_handed_means_the_same_there(
+    executor: Executor, handed_over: bool, small_study: SmallStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node of a cluster keeps its own address of the event log, which holds a password; all other settings are the launcher's."""
+    ctx = StudyContext.open(load_study(small_study.write()), Home(tmp_path / "home"))
+    monkeypatch.setenv("SAE_EXECUTOR", executor)
+    monkeypatch.setenv("SAE_STORE", "s3://lab/sae")
+    monkeypatch.setenv("SAE_POSTGRES_URL", "postgresql://me:Sesame@launcher/log")
+    task = Task.of(study_definitions, ctx, Execution.from_environment(), 3)
+    assert ("Sesame" in str(task.settings)) == handed_over
+    assert task.settings["SAE_STORE"] == "s3://lab/sae"
+
+    monkeypatch.setattr("sae_pipeline.launcher.workers._opened", lambda task: (None, None))
+    monkeypatch.setattr("sae_pipeline.launcher.workers.execute", lambda defs, instance, call: Ending())
+    monkeypatch.setenv("SAE_POSTGRES_URL", "postgresql://me:Open@node/log")
+    monkeypatch.setenv("SAE_DISK_BUDGET", "of an earlier launch")
+    for name in task.settings:
+        monkeypatch.setenv(name, "of an earlier launch")
+    if not handed_over:
+        monkeypatch.setenv("SAE_POSTGRES_URL", "postgresql://me:Open@node/log")
+    assert work(task, CALL) == Ending()
+    assert os.environ["SAE_POSTGRES_URL"] == f"postgresql://me:{'Sesame@launcher' if handed_over else 'Open@node'}/log"
+    assert "SAE_DISK_BUDGET" not in os.environ
+    assert Execution.from_environment() == Execution(executor, 3, None)
+
+
+class LostSubmission:
+    """`ray.remote` on a cluster that is gone: whatever is asked of it, submission fails."""
+
+    def __init__(self, function: object) -> None: ...
+
+    def options(self, **_: object) -> LostSubmission:
+        return self
+
+    def remote(self, *_: object) -> object:
+        raise ray.exceptions.RpcError("the head is gone")
+
+
+def on_ray() -> OnRay:
+    """What asks Ray for runs, without a cluster."""
+    asking = object.__new__(OnRay)
+    asking._light = asking._heavy = {}
+    asking._task, asking._under_way = None, set()
+    return asking
+
+
+def test_a_cluster_that_is_gone_when_a_run_is_handed_to_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "remote", LostSubmission)
+    answer = on_ray().do(CALL)
+    assert isinstance(answer, Ending)
+    assert answer.lost
+    assert "found it lost (RpcError: the head is gone" in str(answer.failure)
+
+
+def test_what_fails_on_a_node_is_told_as_such_and_its_worker_is_not_called_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Submitted(LostSubmission):
+        def remote(self, *_: object) -> object:
+            return object()
+
+    def get(task: object) -> object:
+        raise ray.exceptions.RayTaskError("work", "Traceback …", ModuleNotFoundError("No module named 'umap'")).as_instanceof_cause()
+
+    monkeypatch.setattr(ray, "remote", Submitted)
+    monkeypatch.setattr(ray, "get", get)
+    answer = on_ray().do(CALL)
+    assert isinstance(answer, Ending)
+    assert not answer.lost
+    assert str(answer.failure).startswith(
+        "expected the node that Ray chose to do this run, found ModuleNotFoundError: No module named 'umap'; look at what is installed there"
+    )
 
 
 def test_the_command_line_says_so_in_one_sentence(small_study: SmallStudy, tmp_path: Path) -> None:

@@ -60,9 +60,9 @@ def test_the_chain_runs_from_the_text_to_the_report(finished: tuple[str, Path]) 
 def test_what_only_the_other_mix_uses_is_not_in_the_chain(finished: tuple[str, Path]) -> None:
     chain = traced(finished[0])
     assert not any(link["what"].startswith("LESS/") for link in (*chain["before"], *chain["beside"], *chain["after"]))
-    assert {link["what"] for link in chain["beside"]} == {
-        f"held_out/{name}/{what}" for name in ("stories", "recipes") for what in ("corpus", "activations L01", "baseline L01")
-    }
+    parts = ("corpus", "activations L01", "baseline L01")
+    evaluated_on = {f"held_out/{name}/{part}" for name in ("stories", "recipes") for part in parts}
+    assert {link["what"] for link in chain["beside"]} == {"spelling L01", *evaluated_on}
 
 
 def test_every_artifact_named_lies_in_the_store_with_that_hash_and_those_versions(finished: tuple[str, Path]) -> None:

@@ -17,7 +17,6 @@ from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import load_study
 
 pytestmark = [pytest.mark.ui, pytest.mark.slow]
-EVERY_MINUTE = "* * * * *"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_study_data: dict[st
         data["saes"]["arms"] = [{"architecture": "topk", "k": 4}]
         data["corpus"] = {"held_out_share": 0.4, "held_out_windows": 4}
         data["held_out"] = {"recipes": {"shares": {"recipes": 1.0}, "kind": "in_sample", "tokens": 1_000}}
-        data["schedules"] = {"evaluation": EVERY_MINUTE, "rerun_stale": True, "watch_minutes": 1}
+        every_minute = dict.fromkeys(("evaluation", "report", "versions", "rubric_review"), "* * * * *")
+        data["schedules"] = every_minute | {"rerun_stale": True, "watch_minutes": 1}
 
     answer(folder / "home", "run", study.write(on_its_own), "--json")
     return study
@@ -69,3 +69,17 @@ def test_new_text_is_noticed_and_what_it_reaches_is_trained_again(ui: DagsterUI,
         return history.records(ctx)[-1].about["saes"] != before
 
     patiently("SAEs on the new text are evaluated", retrained, 300)
+
+
+def test_every_other_schedule_launches_a_run_that_succeeds(ui: DagsterUI) -> None:
+    left = {"scheduled_refresh", "scheduled_scorecards", "scheduled_versions", "scheduled_rubric_review"}
+    query = """query($name: String!) {runsOrError(filter: {tags: [{key: "dagster/schedule_name", value: $name}], statuses: [SUCCESS]})
+        {... on Runs {results {runId}}}}"""
+    for schedule in left:
+        start(ui, schedule)
+
+    def all_succeeded() -> bool:
+        left.difference_update([name for name in left if ui.ask(query, name=name)["runsOrError"]["results"]])
+        return not left
+
+    patiently("each schedule's run has succeeded", all_succeeded, 300)
