@@ -72,8 +72,8 @@ def _happened(case: Case, undisturbed: Undisturbed, place: Place) -> str:
 
 
 def _told(seen: Seen, place: Place) -> str:
-    """What the user saw of a disturbed run, its paths shortened."""
+    """What the user saw of a disturbed run, paths and the hub's address shortened."""
     if seen.code < 0:
         return "the process was gone"
     said = seen.sentences.strip() or "that it ended well"
-    return said.replace(str(place.root), "SAE_HOME").replace(f"{place.study.parent}/", "")
+    return said.replace(str(place.root), "SAE_HOME").replace(f"{place.study.parent}/", "").replace(place.hub.endpoint, "http://HUB")

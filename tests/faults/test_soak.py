@@ -13,7 +13,7 @@ import pytest
 import soak_runs
 from small_study import SmallStudy
 
-pytestmark = [pytest.mark.faults, pytest.mark.release]
+pytestmark = [pytest.mark.faults, pytest.mark.release, pytest.mark.timeout(3_600)]
 
 RUNS = 40
 SETTLED = RUNS // 4

@@ -9,9 +9,15 @@ their modules are slow to import and have moved between versions.
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES = ("huggingface_hub.utils._http", "datasets.utils.file_utils")
+"""Loggers that tell every single request that is repeated: a hub that is down would be a hundred lines."""
 
 TRIES = 6
 """Attempts without any progress after which an exchange with the hub is given up."""
@@ -40,6 +46,8 @@ class Attempts:
 
     def __init__(self) -> None:
         self.broken = 0
+        for library in LIBRARIES:
+            logging.getLogger(library).setLevel(logging.ERROR)
 
     def progressed(self) -> None:
         """Something arrived: the count starts again."""
@@ -50,7 +58,9 @@ class Attempts:
         self.broken += 1
         if is_refusal(error) or self.broken >= TRIES:
             return False
-        time.sleep(max(min(FIRST_PAUSE * 2 ** (self.broken - 1), LONGEST_PAUSE), asked_pause(error)))
+        pause = max(min(FIRST_PAUSE * 2 ** (self.broken - 1), LONGEST_PAUSE), asked_pause(error))
+        logger.warning("the hub broke off (%s); attempt %d of %d follows in %.0f s", reason(error), self.broken + 1, TRIES, pause)
+        time.sleep(pause)
         return True
 
 
