@@ -1,6 +1,6 @@
 """What orchestration costs: a study of many small cells run from nothing, and run again when nothing changed.
 
-    python benchmarks/orchestrate.py                          # 1,000 cells, 2,087 Dagster runs: half an hour
+    python benchmarks/orchestrate.py                          # 1,000 cells, 2,087 Dagster runs
     python benchmarks/orchestrate.py --cells 40               # minutes
     python benchmarks/orchestrate.py --json | tail -n 1       # the same figures as one object
     python benchmarks/orchestrate.py --render benchmarks/results/orchestrate.json

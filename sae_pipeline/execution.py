@@ -2,7 +2,8 @@
 
 ``SAE_EXECUTOR`` is ``in_process`` (default), ``multiprocess`` or ``ray``. ``SAE_WORKERS`` is how many steps run at the same time: by default
 half the cores, and on Ray as many as the cluster has room for. ``SAE_GPUS_PER_STEP`` is how many GPUs each heavy step asks of Ray, fractions
-included: by default one, and none where the study is for the CPU or the cluster has no GPU.
+included: by default one, and none where the study is for the CPU or the cluster has no GPU. A setting that the executor does not read is refused,
+since whoever set it expects something of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from sae_pipeline.errors import BadInput
 
 Executor = Literal["in_process", "multiprocess", "ray"]
 EXECUTOR, WORKERS, GPUS = "SAE_EXECUTOR", "SAE_WORKERS", "SAE_GPUS_PER_STEP"
+READ_BY: dict[str, tuple[Executor, ...]] = {WORKERS: ("multiprocess", "ray"), GPUS: ("ray",)}
+"""Executors that read a setting."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,18 @@ class Execution:
         """Read the three variables.
 
         Raises:
-            BadInput: one of them has a value that means nothing.
+            BadInput: one of them has a value that means nothing, or is not read by the executor.
         """
         executor = os.environ.get(EXECUTOR) or "in_process"
         for known in get_args(Executor):
             if executor == known:
-                return cls(known, _workers(known), _gpus())
+                execution = cls(known, _workers(known), _gpus())
+                for name, readers in READ_BY.items():
+                    if os.environ.get(name) and known not in readers:
+                        raise BadInput(
+                            f"{name}: expected {EXECUTOR} to be {' or '.join(readers)}, found '{known}', which does not read it; set {EXECUTOR} or unset {name}"
+                        )
+                return execution
         raise BadInput(
             f"{EXECUTOR}: expected {', '.join(get_args(Executor)[:-1])} or {get_args(Executor)[-1]}, found '{executor}'; correct it or unset it"
         )
@@ -68,10 +77,8 @@ def _cores() -> int:
 
 def _workers(executor: Executor) -> int | None:
     given = os.environ.get(WORKERS)
-    if executor == "in_process":
-        return 1
     if not given:
-        return max(1, _cores() // 2) if executor == "multiprocess" else None
+        return {"in_process": 1, "multiprocess": max(1, _cores() // 2)}.get(executor)
     if not given.isdecimal() or int(given) < 1:
         raise BadInput(f"{WORKERS}: expected the number of steps to run at the same time, 1 or more, found '{given}'; correct it or unset it")
     return int(given)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from sae_pipeline.cli.base import Json, app, open_study
+from sae_pipeline.errors import BadInput
 
 
 @app.command()
@@ -43,22 +44,30 @@ def gc(
     """Remove from the store what none of the named studies needs, and from Dagster's event log the runs of more than a month ago."""
     from sae_pipeline.launcher import open_instance
     from sae_pipeline.launcher.forgetting import forget_runs
+    from sae_pipeline.launcher.instance import event_log_errors
     from sae_pipeline.stages.cleaning import reclaim, reclaim_shared
 
+    if recent and not shared:
+        raise BadInput(
+            "--recent: expected --shared beside it, found it alone; add --shared, or leave --recent out: the home keeps nothing for its age"
+        )
     opened = [open_study(study) for study in studies]
-    runs = forget_runs(open_instance(opened[0].home), opened[0].home, dry_run=dry_run)
+    home = opened[0].home
     gone = reclaim_shared(opened, recent=recent, dry_run=dry_run) if shared else []
     gone += reclaim(opened, dry_run=dry_run)
     size = sum(item.bytes for item in gone)
+    if not as_json:
+        for (stage, where), count in Counter((item.stage, item.shared) for item in gone).items():
+            size_there = sum(item.bytes for item in gone if (item.stage, item.shared) == (stage, where))
+            print(f"{stage}{' in the shared store' if where else ''}: {count}, {size_there / 1e6:.1f} MB")
+        print(f"{'would free' if dry_run else 'freed'} {size / 1e9:.2f} GB in {len(gone)} folders")
+    # Last: an event log on a full disk can be written to once there is room again, and one that fails costs nothing else.
+    with event_log_errors(home):
+        runs = forget_runs(open_instance(home), home, dry_run=dry_run)
     if as_json:
         print(json.dumps({"dry_run": dry_run, "bytes": size, "removed": [asdict(item) for item in gone], "runs": runs}))
-        return
-    for (stage, where), count in Counter((item.stage, item.shared) for item in gone).items():
-        size_there = sum(item.bytes for item in gone if (item.stage, item.shared) == (stage, where))
-        print(f"{stage}{' in the shared store' if where else ''}: {count}, {size_there / 1e6:.1f} MB")
-    print(
-        f"{'would free' if dry_run else 'freed'} {size / 1e9:.2f} GB in {len(gone)} folders; {runs} old runs {'would be' if dry_run else 'are'} forgotten"
-    )
+    else:
+        print(f"{runs} old runs {'would be' if dry_run else 'are'} forgotten")
 
 
 @app.command()

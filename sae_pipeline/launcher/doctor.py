@@ -27,6 +27,7 @@ from sae_pipeline.launcher.diagnosis import Diagnosis
 from sae_pipeline.launcher.shared_doctor import examine_shared
 from sae_pipeline.stages import history
 from sae_pipeline.store import Home, is_held
+from sae_pipeline.store.budget import stored_bytes
 from sae_pipeline.store.damage import damage_of, quarantine
 from sae_pipeline.store.locks import remove_idle
 from sae_pipeline.store.shared import NO_MANIFEST, Published
@@ -112,19 +113,11 @@ def _disk(home: Home) -> Diagnosis:
         return Diagnosis(
             "disk", False, f"{place} cannot be written ({error.strerror})", "choose another folder with SAE_HOME, or mend its permissions"
         )
-    free, used = shutil.disk_usage(place).free, _bytes_under(home.root)
+    free, used = shutil.disk_usage(place).free, stored_bytes(home.root)
     found = f"{home.root} holds {used / 1e9:.2f} GB, {free / 1e9:.1f} GB are free"
     if free < LITTLE_SPACE:
         return Diagnosis("disk", False, found, "free space, point SAE_HOME elsewhere, or remove what no study needs with `sae-pipeline gc STUDY…`")
     return Diagnosis("disk", True, found)
-
-
-def _bytes_under(folder: Path) -> int:
-    total = 0
-    for file in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # of a draft that was published in the meantime
-            total += file.stat().st_size if file.is_file() else 0
-    return total
 
 
 # ------------------------------------------------------------------------------------------------ the store
@@ -164,7 +157,7 @@ def _half_finished(home: Home) -> Iterator[Diagnosis]:
     drafts = [path for path in under_way.glob("*/*") if path.is_dir()]
     if drafts:
         yield Diagnosis(
-            "drafts", True, f"{len(drafts)} half-finished artifacts ({sum(map(_bytes_under, drafts)) / 1e6:.1f} MB); the next run goes on from them"
+            "drafts", True, f"{len(drafts)} half-finished artifacts ({sum(map(stored_bytes, drafts)) / 1e6:.1f} MB); the next run goes on from them"
         )
     idle = [lock for lock in (*under_way.glob("*/*.lock"), *home.locks.glob("launcher-*.lock")) if not is_held(lock)]
     if idle:
@@ -178,7 +171,7 @@ def _half_finished(home: Home) -> Iterator[Diagnosis]:
         )
     damaged = [path for path in (home.store.root / ".quarantine").glob("*") if path.is_dir()]
     if damaged:
-        size = sum(map(_bytes_under, damaged)) / 1e6
+        size = sum(map(stored_bytes, damaged)) / 1e6
         yield Diagnosis(
             "quarantine", True, f"{len(damaged)} damaged artifacts kept for inspection ({size:.1f} MB); `sae-pipeline gc STUDY…` removes them"
         )

@@ -14,7 +14,7 @@ import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
-from sae_pipeline.launcher.instance import HOME_TAG, home_identity
+from sae_pipeline.launcher.instance import of_home
 from sae_pipeline.store import Home, storage_errors
 
 KEPT_DAYS = 30
@@ -24,13 +24,11 @@ KEPT_DAYS = 30
 def forget_runs(instance: dg.DagsterInstance, home: Home, *, older_than: timedelta = timedelta(days=KEPT_DAYS), dry_run: bool = False) -> int:
     """Remove finished runs of this home that began so long ago and that made no asset partition's latest materialisation; how many went.
 
-    Homes may share a PostgreSQL server. A run without a home's name is older than such names.
+    On a PostgreSQL server, which homes may share, runs that name no home stay: they may be another one's.
     """
-    here = home_identity(home).read_text()
     filters = dg.RunsFilter(statuses=FINISHED_STATUSES, created_before=datetime.now(UTC) - older_than)
     needed = set(_latest(instance))
-    of_home = [run.run_id for run in instance.get_runs(filters=filters) if run.tags.get(HOME_TAG, here) == here]
-    old = [run_id for run_id in of_home if run_id not in needed]
+    old = [run.run_id for run in of_home(instance, home, instance.get_runs(filters=filters)) if run.run_id not in needed]
     if not dry_run:
         for run_id in old:
             instance.delete_run(run_id)

@@ -17,6 +17,7 @@ from typing import TextIO
 
 import dagster as dg
 import yaml
+from dagster._core.storage.event_log import SqliteEventLogStorage
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -192,10 +193,20 @@ def living(instance: dg.DagsterInstance, home: Home) -> Iterator[dict[str, str]]
 
 
 def dead_runs(instance: dg.DagsterInstance, home: Home) -> list[dg.DagsterRun]:
-    """Unfinished runs of this home whose launching process is gone. A run without a home's name is older than such names."""
-    here = home_identity(home).read_text()
-    launched = [run for run in unfinished(instance) if LAUNCHER_TAG in run.tags and run.tags.get(HOME_TAG, here) == here]
+    """Unfinished runs of this home that `sae-pipeline run` launched and whose process is gone; others are Dagster's to end."""
+    launched = [run for run in of_home(instance, home, unfinished(instance)) if LAUNCHER_TAG in run.tags]
     return [run for run in launched if not is_held(home.locks / f"launcher-{run.tags[LAUNCHER_TAG]}.lock")]
+
+
+def of_home(instance: dg.DagsterInstance, home: Home, runs: Sequence[dg.DagsterRun]) -> list[dg.DagsterRun]:
+    """The runs that are this home's.
+
+    Only those of `sae-pipeline run` name their home; the UI's, of schedules and of backfills do not. In a home's own files
+    these are its own too. On a server that several homes may share nobody can tell whose they are, so there they count as nobody's.
+    """
+    here = home_identity(home).read_text()
+    of_nameless = here if isinstance(instance.event_log_storage, SqliteEventLogStorage) else None
+    return [run for run in runs if run.tags.get(HOME_TAG, of_nameless) == here]
 
 
 def unfinished(instance: dg.DagsterInstance, run_ids: Sequence[str] | None = None) -> Sequence[dg.DagsterRun]:

@@ -15,6 +15,7 @@ from sae_pipeline.errors import BadInput
 from sae_pipeline.execution import GPUS, WORKERS, Execution
 from sae_pipeline.launcher.runs import Call, Ending
 from sae_pipeline.launcher.workers import Answer, Define, Lost, Task, Workers, work
+from sae_pipeline.safety.text import plain, without_secrets
 from sae_pipeline.stages.context import StudyContext
 
 
@@ -44,12 +45,19 @@ class OnRay(Workers):
         """One run wherever Ray finds room."""
         import ray
 
-        task = ray.remote(work).options(**(self._heavy if call.heavy else self._light), name=call.name).remote(self._task, call)
-        self._under_way.add(task)
+        task = None
         try:
+            task = ray.remote(work).options(**(self._heavy if call.heavy else self._light), name=call.name).remote(self._task, call)
+            self._under_way.add(task)
             answer: Answer = ray.get(task)
         except ray.exceptions.TaskCancelledError:
             return KeyboardInterrupt()
+        except ray.exceptions.RayTaskError as error:  # the worker lives, and `work` raised what is no sentence of ours
+            self._lost(call)  # the run may have begun: Dagster must not go on keeping its place in the pool
+            return Ending(
+                failure=f"expected the node that Ray chose to do this run, found {plain(without_secrets(_reason(error)))}; look at the node's log "
+                "(`ray logs`) and at what is installed there: every node needs the same version of this project and of its packages"
+            )
         except (ray.exceptions.RayError, ConnectionError) as error:
             sentence = f"expected the Ray worker of this run to finish it, found it lost ({_reason(error)}); look at the node's log (`ray logs`), then run again (finished work is kept)"
             return Ending(failure=sentence, lost=True)

@@ -13,8 +13,9 @@ from functools import partial
 from sae_pipeline.errors import SharedStoreError
 from sae_pipeline.launcher.diagnosis import Diagnosis
 from sae_pipeline.store import Home
+from sae_pipeline.store.damage import damage_of
 from sae_pipeline.store.leases import LEASES, Lease
-from sae_pipeline.store.shared import FILES, SharedStore, manifest_key
+from sae_pipeline.store.shared import FILES, SharedStore
 
 NAME = "shared store"
 
@@ -44,14 +45,14 @@ def _completeness(home: Home, shared: SharedStore) -> Iterator[Diagnosis]:
         found = shared.find(stage, fingerprint, home.store.remembered, take_out=False)
         if found is None:
             remedy = "a run that needs it computes it again; `sae-pipeline doctor --repair` removes the manifest"
-            mend = partial(shared.remote.remove, [manifest_key(stage, fingerprint)])
+            mend = partial(_take_out, shared, stage, fingerprint)
             yield Diagnosis(NAME, False, f"the manifest of {stage} {fingerprint} cannot be read", remedy, mend)
             continue
         keys = found.keys
         named |= set(keys.values())
         wrong = [name for name, key in keys.items() if sizes.get(key) != found.manifest["files"][name]["bytes"]]
         if wrong:
-            here = home.store.find_here(stage, fingerprint) is not None
+            here = damage_of(home.store.folder(stage, fingerprint)) is None
             remedy = f"`sae-pipeline doctor --repair` takes it out, and the next run of a study that needs it {'uploads this home’s copy' if here else 'computes it again'}"
             yield Diagnosis(
                 NAME, False, f"{stage} {fingerprint} lacks {', '.join(wrong)} or holds it at another size", remedy, partial(shared.condemn, found)
@@ -72,6 +73,11 @@ def _completeness(home: Home, shared: SharedStore) -> Iterator[Diagnosis]:
             f"{size:.1f} MB of uploads that were broken off or are under way",
             "`sae-pipeline gc --shared STUDY…` removes those older than a day",
         )
+
+
+def _take_out(shared: SharedStore, stage: str, fingerprint: str) -> None:
+    """Remove a manifest, which by now may be another one, unless it can be read."""
+    shared.ask(stage, fingerprint)
 
 
 def _leases(shared: SharedStore) -> Iterator[Diagnosis]:

@@ -72,7 +72,7 @@ def run(
     try:
         upload_finished(ctx, quarantines=False)
     except SharedStoreError as error:
-        total.failures.append(("SAE_STORE", str(error)))
+        total.failures.append(("upload", str(error)))
     total.seconds = round(time.monotonic() - started, 3)
     return total
 

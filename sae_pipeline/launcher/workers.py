@@ -19,7 +19,7 @@ import dagster as dg
 
 from sae_pipeline.errors import SaePipelineError
 from sae_pipeline.execution import EXECUTOR, WORKERS, Execution
-from sae_pipeline.launcher.instance import event_log_errors, open_instance
+from sae_pipeline.launcher.instance import POSTGRES_URL, event_log_errors, open_instance
 from sae_pipeline.launcher.runs import Call, Ending, execute
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Home
@@ -27,6 +27,9 @@ from sae_pipeline.study import Study
 
 GRACE_SECONDS = 60.0
 """How long a run may take to stop after Ctrl-C before its worker is killed; a checkpoint of a large SAE takes seconds."""
+
+OF_THE_NODE = (POSTGRES_URL,)
+"""Settings that hold a password, which every node of a cluster has in its own environment. ``SAE_STORE`` is none: one with a password is refused."""
 
 Answer = Ending | SaePipelineError | KeyboardInterrupt
 """What a worker sends back. Exceptions come as values, because pipes and Ray wrap those that are raised."""
@@ -49,20 +52,21 @@ class Task:
     """As the launcher read it."""
     home: Home = field(compare=False)
     settings: dict[str, str] = field(compare=False, repr=False)
-    """Environment variables. They may hold a password, so they travel as an argument: Ray logs and shows its runtime environments."""
+    """Environment variables. They travel as an argument: Ray logs and shows its runtime environments."""
     launch: str = field(default_factory=lambda: uuid.uuid4().hex)
     """What tells this launch from the one before, which a worker of Ray's may have served too."""
 
     @classmethod
     def of(cls, define: Define, ctx: StudyContext, execution: Execution, count: int) -> Task:
-        """The task of ``count`` workers."""
-        settings = {name: value for name, value in os.environ.items() if name.startswith("SAE_")}
+        """The task of ``count`` workers; nothing with a password in it leaves this machine."""
+        stays = OF_THE_NODE if execution.executor == "ray" else ()
+        settings = {name: value for name, value in os.environ.items() if name.startswith("SAE_") and name not in stays}
         return cls(define, ctx.study, ctx.home, settings | {EXECUTOR: execution.executor, WORKERS: str(count), "SAE_HOME": str(ctx.home.root)})
 
 
 def work(task: Task, call: Call) -> Answer:
     """One run in a worker's process."""
-    for name in [name for name in os.environ if name.startswith("SAE_") and name not in task.settings]:
+    for name in [name for name in os.environ if name.startswith("SAE_") and name not in task.settings and name not in OF_THE_NODE]:
         del os.environ[name]  # of an earlier launch that this process served
     os.environ.update(task.settings)
     try:

@@ -18,8 +18,8 @@ from sae_pipeline.reports.markdown import render_markdown
 from sae_pipeline.reports.style import figure_png
 from sae_pipeline.study import Study
 
-_FORMULA = re.compile(r"[=+@\t\r-].*[^\d.,eE%+-]", re.DOTALL)
-"""Text that begins as formulas do and is neither a number nor a sign."""
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?!((\d[\d.,]*|\.\d+)([eE][+-]?\d+)?%?)?\Z)")
+"""Text that begins as formulas do. Behind + and - there may be a number, or nothing; whatever else there is can be computed with, as ``-E1``."""
 
 
 def build_report(folder: Path, study: Study, frames: StudyFrames) -> dict[str, Any]:
@@ -72,7 +72,10 @@ def _for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with an apostrophe before text, also of column names, that a spreadsheet would run as a formula; numbers stay as they are."""
 
     def defused(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+        if not isinstance(value, str):
+            return value
+        # A lone carriage return would be written without quotes, and what follows it be read as a row of its own.
+        return ("'" if _FORMULA.match(value) else "") + value.replace("\r", "\n")
 
     defused_frame = frame.rename(columns=defused)
     for name in defused_frame.select_dtypes(exclude="number").columns:

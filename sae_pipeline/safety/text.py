@@ -15,6 +15,9 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u20
 _SECRET_NAMES = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|API_KEY|ACCESS_KEY|ACCESS_KEY_ID|PRIVATE_KEY)$")
 """How the names of environment variables end whose value nobody else may see."""
 
+PASSWORD = re.compile(r"(?<=://)[^/\s:]*:\S*@")
+"""User name and password of an address. A password may hold slashes and quotes: behind a name and a colon, all up to the last @ of the word."""
+
 SHORTEST_SECRET = 8
 """Characters below which the value of such a variable is a word that may stand in any message."""
 
@@ -26,8 +29,10 @@ def plain(text: str) -> str:
 
 def without_secrets(text: str) -> str:
     """A URL, or a message that holds some, without user names, passwords and query strings, and without secrets of the environment."""
-    for name, value in os.environ.items():
+    # The longest first: of two that begin alike the shorter one would leave the other's end.
+    for name, value in sorted(os.environ.items(), key=lambda variable: -len(variable[1])):
         if len(value) >= SHORTEST_SECRET and _SECRET_NAMES.search(name.upper()):
             text = text.replace(value, f"<{name}>")
-    # A password may hold slashes and quotes: behind a name and a colon, all up to the last @ of the word goes.
-    return re.sub(r"(?<=://)(?:[^/\s:]+:\S*@|[^/\s'\"]*@)", "", re.sub(r"(://[^\s'\"?]*)\?[^\s'\"]*", r"\1", text))
+    # The password first: it may hold a question mark.
+    without_names = re.sub(r"(?<=://)[^/\s'\"]*@", "", PASSWORD.sub("", text))
+    return re.sub(r"(://[^\s'\"?]*)\?[^\s'\"]*", r"\1", without_names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -10,7 +10,16 @@ MOST_VALUES = 100_000
 """Values of a file with its aliases written out; the largest study has some hundreds."""
 
 DEEPEST = 50
-"""Lists and mappings inside one another."""
+"""Lists and mappings inside one another, with aliases written out: a reader of the values descends into those too."""
+
+
+class _Extent(NamedTuple):
+    """What a value comes to with its aliases written out."""
+
+    size: int
+    """Values, itself included."""
+    depth: int
+    """Levels of lists and mappings; 0 of a scalar."""
 
 
 def check_yaml(text: str, loader: Any = yaml.SafeLoader) -> None:
@@ -19,32 +28,35 @@ def check_yaml(text: str, loader: Any = yaml.SafeLoader) -> None:
     Raises:
         yaml.MarkedYAMLError: it is too large, too deep, holds a value that contains itself, or is no YAML.
     """
-    values: dict[str, int | None] = {}  # of every anchor; None while it is not closed
-    around: list[tuple[str | None, int]] = []  # anchor and values so far of what is not closed
+    anchors: dict[str, _Extent | None] = {}  # None while it is not closed
+    around: list[tuple[str | None, _Extent]] = []  # what is not closed: anchor, and extent so far
     for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.CollectionStartEvent):
-            around.append((event.anchor, 1))
+            around.append((event.anchor, _Extent(1, 1)))
             if event.anchor is not None:
-                values[event.anchor] = None
+                anchors[event.anchor] = None
             if len(around) > DEEPEST:
-                raise _error(event, f"lists or mappings nested more than {DEEPEST} deep")
+                raise _error(event, f"lists or mappings nested more than {DEEPEST} deep, aliases written out")
             continue
         if isinstance(event, yaml.CollectionEndEvent):
-            anchor, size = around.pop()
+            anchor, extent = around.pop()
         elif isinstance(event, yaml.AliasEvent):
-            known = values.get(event.anchor or "", 0)  # 0: there is none of that name, which reading the file tells
+            known = anchors.get(event.anchor or "", _Extent(0, 0))  # nothing: there is none of that name, which reading the file tells
             if known is None:
                 raise _error(event, f"a value that contains itself (*{event.anchor})")
-            anchor, size = None, known
+            if len(around) + known.depth > DEEPEST:
+                raise _error(event, f"lists or mappings nested more than {DEEPEST} deep, aliases written out")
+            anchor, extent = None, known
         elif isinstance(event, yaml.ScalarEvent):
-            anchor, size = event.anchor, 1
+            anchor, extent = event.anchor, _Extent(1, 0)
         else:
             continue
         if anchor is not None:
-            values[anchor] = size
+            anchors[anchor] = extent
         if around:
-            around[-1] = (around[-1][0], around[-1][1] + size)
-            if around[-1][1] > MOST_VALUES:
+            outer, so_far = around[-1]
+            around[-1] = outer, _Extent(so_far.size + extent.size, max(so_far.depth, 1 + extent.depth))
+            if around[-1][1].size > MOST_VALUES:
                 raise _error(event, f"more than {MOST_VALUES:,} values, aliases written out")
 
 

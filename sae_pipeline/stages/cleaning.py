@@ -15,11 +15,12 @@ from sae_pipeline.stages import corpora, foreign, reachable, sources, subject
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.stages.reachable import Address
 from sae_pipeline.store import Artifact, Store, exclusive, is_held, storage_errors, strings_in
-from sae_pipeline.store.budget import stored_bytes
+from sae_pipeline.store.budget import discard, stored_bytes
 from sae_pipeline.store.damage import MANIFEST
 from sae_pipeline.store.fingerprints import LENGTH
-from sae_pipeline.store.leases import LEASES, Lease
-from sae_pipeline.store.shared import FILES, MANIFESTS, address_of, manifest_key
+from sae_pipeline.store.leases import BEATS, LEASES, Lease
+from sae_pipeline.store.remote import PROBES
+from sae_pipeline.store.shared import FILES, MANIFESTS, address_of, manifest_key, upload_of
 
 KEPT_STAGES = ("installed_text",)
 """Parsed text of installed packages: small, slow to make again, and the same for every study."""
@@ -27,8 +28,15 @@ KEPT_STAGES = ("installed_text",)
 MADE_FROM_NO_ARTIFACT = (subject.STAGE, "generated", "retrieved", foreign.STAGE)
 """Stages whose artifacts a study can name whatever else is missing."""
 
-RECENTLY = 86_400.0
-"""Seconds for which what lies in the shared store stays, whoever put it there: another machine may be working on a study that is not named here."""
+OWN_FOLDERS = (MANIFESTS, FILES, LEASES, BEATS, PROBES)
+"""What the shared store consists of; what lies beside these folders belongs to somebody else. Leases are listed after the files, so that an
+upload which begins in between is seen to have one."""
+
+PASSING = re.compile(rf"(?:{BEATS}|{PROBES})/[0-9a-f]{{32}}|(?:{'|'.join(OWN_FOLDERS)})/(?:\w+/)?\.[0-9a-f]{{32}}", re.ASCII)
+"""Keys of heartbeats, probes, and what a process was writing when it was killed."""
+
+NEW_SECONDS = 86_400.0
+"""Seconds for which what came into the shared store stays, whoever put it there: another machine may be working on a study that is not named here."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ def reclaim(studies: Sequence[StudyContext], *, dry_run: bool = False) -> list[R
         if (stage, folder.name) in kept or not folder.is_dir() or is_held(lock) or is_held(folder / ".lock"):
             continue
         size = stored_bytes(folder)
-        if dry_run or _remove(folder, lock, state):
+        if dry_run or _remove(folder, lock, state, is_published=folder == store.folder(stage, folder.name)):
             gone.append(Reclaimed(stage, folder.name, size))
     for manifest in store.remembered.glob("*/*.json"):
         if not dry_run and (manifest.parent.name, manifest.stem) not in kept:
@@ -80,29 +88,28 @@ def reclaim_shared(studies: Sequence[StudyContext], *, recent: bool = False, dry
         raise BadInput("--shared: expected SAE_STORE to name the store that machines share, found none; set it, or leave --shared out")
     now, dead = shared.check(), shared.leases.dead()
     shared.refresh()
-    entries = shared.remote.listing("")
+    entries = {key: entry for folder in OWN_FOLDERS for key, entry in shared.remote.listing(folder).items()}
     leases = {lease for key in entries if (lease := Lease.of_key(key)) is not None}
     living = {(lease.stage, lease.fingerprint) for lease in leases - dead}
-    old = {key for key, entry in entries.items() if recent or now - entry.modified > RECENTLY}
+    old = {key for key, entry in entries.items() if recent or now - entry.modified > NEW_SECONDS}
     kept = _kept(studies) | living
     going = {at for at in shared.listing() if at not in kept and at[0] not in KEPT_STAGES and manifest_key(*at) in old}
     uploads: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     gone: dict[tuple[str, str], list[str]] = defaultdict(list)
     for key in entries:
-        folder, *parts = key.split("/")
-        if folder == FILES:
-            uploads[parts[0], parts[1].rpartition(".")[0]][parts[1]].append(key)
-        elif folder == MANIFESTS and (address := address_of(key)):
+        if upload := upload_of(key):
+            uploads[upload[:2]][upload[2]].append(key)
+        elif address := address_of(key):
             gone[address] += [key] if address in going else []
-        elif (folder == LEASES and Lease.of_key(key) in dead) or (folder != LEASES and key in old):
-            gone[folder, parts[-1]].append(key)  # or a heartbeat, a probe, or what a killed process was writing
+        elif Lease.of_key(key) in dead or (key in old and PASSING.fullmatch(key)):
+            gone[key.partition("/")[0], key.rpartition("/")[2]].append(key)
     for address, of_address in uploads.items():
         if address in living:
             continue
         # Where there is one upload, the manifest names it.
-        found = shared.find(*address, store.remembered) if address not in going and len(of_address) > 1 else None
-        for upload, keys in of_address.items():
-            left_over = upload != f"{address[1]}.{found.upload}" if found else address not in shared.listing()
+        found = shared.find(*address, store.remembered, take_out=not dry_run) if address not in going and len(of_address) > 1 else None
+        for name, keys in of_address.items():
+            left_over = name != found.upload if found else address not in shared.listing()
             if address in going or (left_over and old.issuperset(keys)):
                 gone[address] += keys
     if not dry_run:
@@ -173,11 +180,14 @@ def _state(folder: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def _remove(folder: Path, lock: Path, state: tuple[int, int] | None) -> bool:
+def _remove(folder: Path, lock: Path, state: tuple[int, int] | None, *, is_published: bool) -> bool:
     """Remove a folder unless another process worked on it, published it or removed it in the meantime; whether it did."""
     with storage_errors(folder), exclusive(lock, keep=False):
         if _state(folder) != state or is_held(folder / ".lock"):
             return False
+        if is_published:
+            discard(folder)  # in one step: who read half of it would take it for damaged
+            return True
         with suppress(FileNotFoundError):  # another process made room at the same time
             shutil.rmtree(folder)
     return True

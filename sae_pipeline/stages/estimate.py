@@ -13,9 +13,9 @@ from sae_pipeline.execution import Execution
 from sae_pipeline.reports.wording import counted
 from sae_pipeline.saes.memory import memory_budget, memory_groups
 from sae_pipeline.saes.schedule import steps_with_trunks
-from sae_pipeline.stages import matching, reachable, subject
+from sae_pipeline.stages import activations, matching, reachable, saes, subject
 from sae_pipeline.stages.context import StudyContext
-from sae_pipeline.store.budget import room
+from sae_pipeline.store.budget import idle, room
 from sae_pipeline.study import Cell, Study, cells, d_sae_of
 
 FLOP_PER_SECOND = 2e11
@@ -116,14 +116,21 @@ def estimate(ctx: StudyContext) -> dict[str, Any]:
 def check_budget(ctx: StudyContext) -> None:
     """Refuse a study that cannot be kept within the disk budget, before anything starts.
 
+    What it still has to write is what :func:`estimate` counts, activations and weights, less those that lie in this home and stay.
+
     Raises:
         StorageError: what it lacks is expected to take more than may still be written.
     """
     free = room(ctx.store.root, ctx.store.shared)
     if free is None:
         return
-    there = sum(file["bytes"] for _, artifact in reachable.artifacts(ctx) for file in artifact.manifest["files"].values())
-    wanted = estimate(ctx)["bytes"] - there
+    may_go = {folder for _, folder in idle(ctx.store.root, ctx.store.shared)}  # counted in ``free`` already
+    wanted = estimate(ctx)["bytes"] - sum(
+        file["bytes"]
+        for _, artifact in reachable.artifacts(ctx)
+        if artifact.stage in (activations.STAGE, saes.STAGE) and artifact.folder.exists() and artifact.folder not in may_go
+        for file in artifact.manifest["files"].values()
+    )
     if wanted > free:
         raise StorageError(
             f"SAE_DISK_BUDGET={os.environ['SAE_DISK_BUDGET']}: expected room for the study '{ctx.study.name}', found {max(0, free) / 1e9:.3g} GB left of it "

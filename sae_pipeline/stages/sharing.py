@@ -14,9 +14,12 @@ logger = logging.getLogger(__name__)
 def upload_finished(ctx: StudyContext, *, quarantines: bool = True) -> None:
     """Publish every artifact that the study reaches, that this home holds and that the shared store lacks.
 
+    Where the store holds another artifact under the same fingerprint, the home's gives way: all machines rest on the same bits.
+
     Args:
         ctx: the study and its home.
-        quarantines: whether what is damaged goes to quarantine, so that it is computed again; only where a computation follows.
+        quarantines: whether what is damaged goes to quarantine, and what the store holds otherwise gives way, so that it and what
+            rests on it is computed again; only where a computation follows.
 
     Raises:
         SharedStoreError: the shared store cannot be reached; nothing is lost.
@@ -26,7 +29,12 @@ def upload_finished(ctx: StudyContext, *, quarantines: bool = True) -> None:
         return
     shared.refresh()
     for _, artifact in reachable.artifacts(ctx):
-        if (artifact.stage, artifact.fingerprint) in shared.listing() or not artifact.folder.exists():
+        if not artifact.folder.exists():
+            continue
+        if (artifact.stage, artifact.fingerprint) in shared.listing():
+            published = shared.find(artifact.stage, artifact.fingerprint, ctx.store.remembered) if quarantines else None
+            if published is not None and not published.is_the(artifact.manifest):
+                ctx.store.give_way(artifact, published)
             continue
         if damage := damage_of(artifact.folder):
             logger.warning("the %s artifact %s is damaged (%s) and is not uploaded", artifact.stage, artifact.fingerprint, damage)

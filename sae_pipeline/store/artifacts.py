@@ -308,8 +308,10 @@ class Store:
         if self.shared is None:
             return artifact
         first = self.shared.publish(artifact.stage, artifact.fingerprint, artifact.folder, artifact.manifest)
-        if first.is_the(artifact.manifest):
-            return artifact
+        return artifact if first.is_the(artifact.manifest) else self.give_way(artifact, first)
+
+    def give_way(self, artifact: Artifact, first: Published) -> Artifact:
+        """Let go of this home's copy where the shared store holds another under the same fingerprint; that one, whose files are fetched when they are read."""
         logger.warning("another machine published the %s artifact %s first: its files are taken", artifact.stage, artifact.fingerprint)
         discard(artifact.folder)
         return Artifact(self, artifact.stage, artifact.fingerprint, first.manifest)

@@ -27,9 +27,9 @@ from sae_pipeline.store.locks import exclusive, is_held
 from sae_pipeline.store.shared import SharedStore
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-RECENTLY = 3_600.0
+IDLE_SECONDS = 3_600.0
 """Seconds for which what was used stays, whoever used it: a notebook and the daemon hold no launcher's lock."""
-USES_PER_RECENTLY = 4
+USES_PER_IDLE_SECONDS = 4
 """A process says this often in that time that it is still using what it has read."""
 
 _began = time.time()
@@ -62,7 +62,7 @@ def _keep_using(process: int) -> None:
 
     def for_ever() -> None:
         while True:
-            time.sleep(RECENTLY / USES_PER_RECENTLY)
+            time.sleep(IDLE_SECONDS / USES_PER_IDLE_SECONDS)
             use_again()
 
     threading.Thread(target=for_ever, name="artifacts in use", daemon=True).start()
@@ -84,7 +84,7 @@ def disk_budget() -> int | None:
 
 
 def stored_bytes(root: Path) -> int:
-    """Bytes of all that lies in a home's store: artifacts, drafts, spools and what is in quarantine."""
+    """Bytes of all that lies below a folder; of a home's store these are artifacts, drafts, spools and what is in quarantine."""
     total = 0
     for folder, _, files in os.walk(root):
         for name in files:
@@ -96,7 +96,7 @@ def stored_bytes(root: Path) -> int:
 def room(root: Path, shared: SharedStore | None) -> int | None:
     """Bytes that may still be written, counting what would go to make room; None without a budget."""
     budget = disk_budget()
-    return None if budget is None else budget - stored_bytes(root) + sum(stored_bytes(folder) for _, folder in _idle(root, shared))
+    return None if budget is None else budget - stored_bytes(root) + sum(stored_bytes(folder) for _, folder in idle(root, shared))
 
 
 def make_room(root: Path, shared: SharedStore | None, wanted: int = 0) -> None:
@@ -111,7 +111,7 @@ def make_room(root: Path, shared: SharedStore | None, wanted: int = 0) -> None:
     with exclusive(root.parent / "locks" / "room.lock"):  # of two processes the second finds the room that the first made
         used = stored_bytes(root)
         with suppress(SharedStoreError):
-            for last, folder in _idle(root, shared):
+            for last, folder in idle(root, shared):
                 if used + wanted <= budget:
                     break
                 if shared is not None and _is_a_copy(shared, folder) and _last_used(folder) == last:
@@ -134,12 +134,12 @@ def discard(folder: Path) -> None:
         shutil.rmtree(gone)
 
 
-def _idle(root: Path, shared: SharedStore | None) -> Iterator[tuple[float, Path]]:
+def idle(root: Path, shared: SharedStore | None) -> Iterator[tuple[float, Path]]:
     """(time of its last use, folder) of the artifacts that the shared store lists and that nobody is using, the one used longest ago first."""
     if shared is None:
         return
     launchers = [lock for lock in (root.parent / "locks").glob("launcher-*.lock") if is_held(lock)]
-    before = min([_began, time.time() - RECENTLY, *map(_last_used, launchers)])
+    before = min([_began, time.time() - IDLE_SECONDS, *map(_last_used, launchers)])
     used = ((_last_used(folder), folder) for stage, name in shared.listing() if (folder := root / stage / name))
     yield from sorted((last, folder) for last, folder in used if last < before)
 

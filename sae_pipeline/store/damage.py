@@ -56,10 +56,14 @@ def damage_of_file(path: Path, expected: dict[str, Any]) -> str | None:
 
 
 def quarantine(path: Path) -> None:
-    """Move a damaged artifact out of every reader's way, keeping it for inspection."""
+    """Move a damaged artifact out of every reader's way, keeping it for inspection; one that another reader has moved already is no error."""
     target = path.parents[1] / ".quarantine" / f"{path.parent.name}-{path.name}-{time.time_ns()}"
     with storage_errors(path):
-        if not path.is_dir():  # a file in an artifact's place gets a folder like any other
+        if os.path.lexists(path) and not path.is_dir():  # a file in an artifact's place gets a folder like any other
             target /= path.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, target)
+        try:
+            os.replace(path, target)
+        except FileNotFoundError:
+            if not path.parent.is_dir():  # the disk went away
+                raise

@@ -11,6 +11,9 @@ from typing import Any
 LENGTH = 24
 """Hexadecimal digits kept: 96 bits, so that a collision among 10^9 artifacts has a chance below 10^-10."""
 
+ADDRESS = r"(\w+)/([\w-]+)"
+"""Stage and fingerprint in a key of the shared store, where anybody may put a file: they become folders of a home, so they hold no dot and no slash."""
+
 
 def digest(*parts: Any) -> str:
     """Hash of JSON-like values; the same for equal values whatever the order of their keys."""

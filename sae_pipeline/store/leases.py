@@ -9,6 +9,7 @@ that publish the same artifact the first one wins: leases only save work.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 import uuid
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from sae_pipeline.errors import SharedStoreError
+from sae_pipeline.store.fingerprints import ADDRESS
 from sae_pipeline.store.remote import Remote
 
 logger = logging.getLogger(__name__)
@@ -42,10 +44,9 @@ class Lease:
 
     @classmethod
     def of_key(cls, key: str) -> Lease | None:
-        """None for a file that is no lease (what a killed process was writing)."""
-        folder, *stage, name = key.split("/")
-        fingerprint, _, generation = name.rpartition(".")
-        return cls("/".join(stage), fingerprint, int(generation)) if folder == LEASES and fingerprint and generation.isdecimal() else None
+        """None for a file that is no lease (what a killed process was writing, or somebody put there)."""
+        found = re.fullmatch(rf"{LEASES}/{ADDRESS}\.([1-9]\d*)", key, re.ASCII)
+        return cls(found[1], found[2], int(found[3])) if found else None
 
 
 class Leases:

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sae_pipeline.errors import BadInput, SharedStoreError
-from sae_pipeline.safety.text import without_secrets
+from sae_pipeline.safety.text import PASSWORD, without_secrets
 from sae_pipeline.store.writing import flush
 
 Answer = TypeVar("Answer")
+PROBES = "probes"
 SHARED_LEVELS = 3
 """Parts of a key up to a name that one machine alone uses: a folder above may be written into by another machine, and stays."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
@@ -39,7 +40,7 @@ class Entry:
     version: str
     """Changes when the file is replaced."""
     modified: float
-    """Seconds by the store's own clock, comparable with :meth:`Remote.now` and with nothing else."""
+    """Seconds by the store's own clock, comparable with what :meth:`Remote.check` says and with nothing else."""
 
 
 class Remote:
@@ -55,7 +56,7 @@ class Remote:
         self.shown = without_secrets(url)
         self.patience = patience
         self._gone = False
-        if re.search(r"://[^/\s@]*:[^/\s]*@", url):
+        if PASSWORD.search(url):
             raise BadInput(
                 f"SAE_STORE: expected an address without a password, found one in that of {self.shown}; leave it out and give credentials through "
                 "the environment or the library's own configuration (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
@@ -131,7 +132,13 @@ class Remote:
         if not listed:
             return
         if self._folder is None:
-            self._ask(lambda: self._fs.rm([self._path(key) for key in listed]))
+            paths = [self._path(key) for key in listed]
+            try:
+                self._ask(lambda: self._fs.rm(paths), may_be_missing=True)
+            except FileNotFoundError:  # where a file system stops at the first that is gone, the others are still there
+                for path in paths:
+                    with suppress(FileNotFoundError):
+                        self._ask(partial(self._fs.rm, path), may_be_missing=True)
             return
         for file in (self._folder / key for key in listed):
             self._ask(partial(file.unlink, missing_ok=True))
@@ -147,9 +154,9 @@ class Remote:
         Raises:
             SharedStoreError: it is not there, cannot be written, or lets two machines create the same file.
         """
-        key = f"probes/{uuid.uuid4().hex}"
+        key = f"{PROBES}/{uuid.uuid4().hex}"
         exclusive = self._can_exclude() and self.create(key, b"first") and not self.create(key, b"second")
-        now = self.listing("probes")[key].modified if exclusive else 0.0
+        now = self.listing(PROBES)[key].modified if exclusive else 0.0
         self.remove([key])
         if not exclusive:
             raise SharedStoreError(

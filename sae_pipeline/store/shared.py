@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import uuid
 from contextlib import suppress
@@ -24,6 +25,7 @@ from typing import Any
 
 from sae_pipeline.errors import BadInput, DamagedArtifact
 from sae_pipeline.store.damage import DESCRIBED, MANIFEST, damage_of_file
+from sae_pipeline.store.fingerprints import ADDRESS
 from sae_pipeline.store.leases import Leases
 from sae_pipeline.store.remote import Entry, Remote
 from sae_pipeline.store.writing import write_json
@@ -80,8 +82,14 @@ def manifest_key(stage: str, fingerprint: str) -> str:
 
 def address_of(key: str) -> tuple[str, str] | None:
     """Stage and fingerprint that a manifest's key names; None for any other file (what a killed process was writing, or somebody put there)."""
-    _, *stage, name = key.split("/")
-    return (stage[0], name.removesuffix(".json")) if len(stage) == 1 and name.endswith(".json") else None
+    found = re.fullmatch(rf"{MANIFESTS}/{ADDRESS}\.json", key, re.ASCII)
+    return (found[1], found[2]) if found else None
+
+
+def upload_of(key: str) -> tuple[str, str, str] | None:
+    """Stage, fingerprint and upload that the key of an artifact's file names; None for any other file."""
+    found = re.match(rf"{FILES}/{ADDRESS}\.([0-9a-f]{{32}})/", key, re.ASCII)
+    return (found[1], found[2], found[3]) if found else None
 
 
 class SharedStore:
@@ -153,7 +161,8 @@ class SharedStore:
 
     def ask(self, stage: str, fingerprint: str, *, take_out: bool = True) -> Published | None:
         """The artifact as it is in the store at this moment; :meth:`find` knows of it from now on, and says what ``take_out`` means."""
-        content = self.remote.read(manifest_key(stage, fingerprint))
+        key = manifest_key(stage, fingerprint)
+        content = self.remote.read(key)
         if content is None:
             self._forget(stage, fingerprint)
             return None
@@ -161,7 +170,7 @@ class SharedStore:
             found = Published.of(stage, fingerprint, json.loads(content))
         except NO_MANIFEST:
             if take_out:
-                self.remote.remove([manifest_key(stage, fingerprint)])
+                self._remove_unless_replaced(key, content)
             self._forget(stage, fingerprint)
             return None
         entry = self._listed.setdefault((stage, fingerprint), Entry(len(content), ASKED, 0.0))
@@ -211,8 +220,7 @@ class SharedStore:
 
     def condemn(self, found: Published) -> None:
         """Take an artifact out of the store, unless it has been replaced since; its files go first from sight, then from the disk."""
-        if self.remote.read(found.manifest_key) == found.content():
-            self.remote.remove([found.manifest_key])
+        self._remove_unless_replaced(found.manifest_key, found.content())
         self.remote.remove(found.keys.values())
         self._forget(found.stage, found.fingerprint)
 
@@ -224,6 +232,10 @@ class SharedStore:
             if damage := damage_of_file(into / name, expected):
                 return f"{name}: {damage}"
         return None
+
+    def _remove_unless_replaced(self, key: str, content: bytes) -> None:
+        if self.remote.read(key) == content:
+            self.remote.remove([key])
 
     def _forget(self, stage: str, fingerprint: str) -> None:
         self._listed.pop((stage, fingerprint), None)

@@ -18,7 +18,7 @@ from sae_pipeline.errors import BadInput
 from sae_pipeline.execution import Execution, Executor
 from sae_pipeline.launcher.on_ray import OnRay
 from sae_pipeline.launcher.runs import Call, Ending
-from sae_pipeline.launcher.workers import Task, work
+from sae_pipeline.launcher.workers import Lost, Task, work
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Home
 from sae_pipeline.study import load_study
@@ -117,11 +117,11 @@ class LostSubmission:
         raise ray.exceptions.RpcError("the head is gone")
 
 
-def on_ray() -> OnRay:
+def on_ray(lost: Lost = id) -> OnRay:
     """What asks Ray for runs, without a cluster."""
     asking = object.__new__(OnRay)
     asking._light = asking._heavy = {}
-    asking._task, asking._under_way = None, set()
+    asking._task, asking._under_way, asking._lost = None, set(), lost
     return asking
 
 
@@ -143,11 +143,13 @@ def test_what_fails_on_a_node_is_told_as_such_and_its_worker_is_not_called_lost(
 
     monkeypatch.setattr(ray, "remote", Submitted)
     monkeypatch.setattr(ray, "get", get)
-    answer = on_ray().do(CALL)
+    ended: list[Call] = []
+    answer = on_ray(ended.append).do(CALL)
     assert isinstance(answer, Ending)
     assert not answer.lost
+    assert ended == [CALL], "its place in the pool was not given back"
     assert str(answer.failure).startswith(
-        "expected the node that Ray chose to do this run, found ModuleNotFoundError: No module named 'umap'; look at what is installed there"
+        "expected the node that Ray chose to do this run, found ModuleNotFoundError: No module named 'umap'; look at the node's log (`ray logs`) and at what is installed there"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -103,3 +104,21 @@ def test_what_is_published_while_it_looks_stays(ctx: StudyContext, monkeypatch: 
     assert reclaim([ctx]) == []
     monkeypatch.undo()
     assert [item.stage for item in reclaim([ctx])] == ["toy"]
+
+
+def test_a_published_artifact_goes_in_one_step(ctx: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who read half of it would take it for damaged."""
+    with ctx.store.draft("toy", "0" * 24, {}) as draft:
+        assert not isinstance(draft, Artifact)
+        (draft.path / "data.bin").write_bytes(b"x")
+        made = draft.publish({})
+    remove, seen = shutil.rmtree, []
+
+    def watched(path: Path, *arguments: Any, **options: Any) -> None:
+        seen.append(made.folder.exists())
+        remove(path, *arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    assert [item.stage for item in reclaim([ctx])] == ["toy"]
+    assert seen == [False]
+    assert [path for path in ctx.store.root.rglob("*") if path.is_file()] == []

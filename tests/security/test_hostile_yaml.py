@@ -5,26 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sae_pipeline.analysis.health.rubrics import load_rubric
 from sae_pipeline.errors import StudyError
+from sae_pipeline.safety.yaml_limits import check_yaml
 from sae_pipeline.study import load_study
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 10))
+
+
+def tower(storeys: int, levels: int) -> str:
+    """Every anchor holds as many lists inside one another, and in the innermost the anchor before."""
+    opened, closed = "[" * levels, "]" * levels
+    return f"a0: &a0 {opened}x{closed}\n" + "".join(f"a{n}: &a{n} {opened}*a{n - 1}{closed}\n" for n in range(1, storeys))
+
+
 FILES = {
     LAUGHS: "more than 100,000 values, aliases written out",
     MERGES: "more than 100,000 values, aliases written out",
     "a: &a [*a]\n": r"a value that contains itself \(\*a\)",
     "a: &a {b: [*a]}\n": r"a value that contains itself \(\*a\)",
     "[" * 5_000: "nested more than 50 deep",
+    tower(60, 45): "nested more than 50 deep, aliases written out",
+    "a: &a {b: " + "[" * 24 + "]" * 24 + "}\nc: " + "[" * 24 + "{<<: *a}" + "]" * 24 + "\n": "nested more than 50 deep, aliases written out",
     "a: 2001-99-99\n": "month must be in 1..12",
     "a: *nothing\n": "undefined alias|expected YAML",
     "? [a]\n: b\n": "expected YAML, found unhashable key",
 }
 
 
-@pytest.mark.parametrize(("text", "words"), FILES.items(), ids=["laughs", "merges", "itself", "itself in a mapping", "deep", "date", "alias", "key"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    FILES.items(),
+    ids=["laughs", "merges", "itself", "itself in a mapping", "deep", "deep by aliases", "deep by a merge", "date", "alias", "key"],
+)
 def test_a_file_that_is_more_than_it_looks_is_refused(text: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "hostile.yaml"
     path.write_text(text)
@@ -32,6 +48,17 @@ def test_a_file_that_is_more_than_it_looks_is_refused(text: str, words: str, tmp
         with pytest.raises(StudyError, match=words) as caught:
             read(path)
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("levels", "fits"), [(24, True), (25, False)])
+def test_the_levels_of_an_alias_count_where_it_stands(levels: int, fits: bool) -> None:
+    """The file's mapping is one level, an anchor's lists are twenty-five, and the lists around the alias the rest."""
+    text = f"a: &a {'[' * 25}x{']' * 25}\nb: {'[' * levels}*a{']' * levels}\n"
+    if fits:
+        check_yaml(text)
+    else:
+        with pytest.raises(yaml.MarkedYAMLError, match="nested more than 50 deep"):
+            check_yaml(text)
 
 
 def test_aliases_are_welcome_where_they_save_writing(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from sae_pipeline.saes.inference import InferenceSAE
 from sae_pipeline.stages import comparison
 from sae_pipeline.store import Store
 from sae_pipeline.store.damage import DESCRIBED
-from sae_pipeline.store.shared import Published, SharedStore
+from sae_pipeline.store.leases import Lease
+from sae_pipeline.store.shared import Published, SharedStore, address_of, upload_of
 from sae_pipeline.study import load_study
 from sae_pipeline.study.text_sections import HuggingFace
 
@@ -138,6 +139,22 @@ def test_a_manifest_of_the_shared_store_names_no_file_outside_the_artifact(name:
 
     assert published("part/of it.parquet") is not None
     assert published(name) is None
+
+
+@pytest.mark.parametrize("name", ["...json", "..json", "a.b.json", ".hidden.json", "deep/er.json", "a b.json", "é.json", "a\n.json"])
+def test_a_file_in_the_shared_store_names_no_folder_outside_a_homes_store(name: str, tmp_path: Path) -> None:
+    for key in ("corpora/abc.json", f"corpora/{name}"):
+        manifest = tmp_path / "shared" / "manifests" / key
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_text("{}")
+    assert list(SharedStore(f"file://{tmp_path}/shared", patience=0).listing()) == [("corpora", "abc")]
+
+
+@pytest.mark.parametrize("stage", ["..", ".", "", ".partial", "a/b", "a b"])
+def test_neither_does_a_folder_a_lease_or_an_upload(stage: str) -> None:
+    assert address_of(f"manifests/{stage}/dagster.json") is None
+    assert Lease.of_key(f"leases/{stage}/dagster.1") is None
+    assert upload_of(f"files/{stage}/dagster.{'0' * 32}/data") is None
 
 
 NAMES = ["..", ".", "a/b", "../up", "/root", "a\\b", "a\nb", "name\n", "a b", "", "1a", "ünï", "a.b", "<b>"]

@@ -55,3 +55,16 @@ def test_messages_hold_no_password_and_no_secret_of_the_environment(monkeypatch:
     kept = "postgresql://db:5432/x refused, as did http://proxy:8080/a with <HF_TOKEN>, <AWS_SECRET_ACCESS_KEY> and short"
     assert without_secrets(said) == kept
     assert str(SaePipelineError(said)) == kept
+
+
+def test_of_secrets_that_begin_alike_none_leaves_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    for names in (("HF_TOKEN", "WANDB_API_KEY"), ("WANDB_API_KEY", "HF_TOKEN")):
+        for name, value in zip(names, ("abcdefgh", "abcdefghijklmnop"), strict=True):
+            monkeypatch.setenv(name, value)
+        assert without_secrets("abcdefghijklmnop and abcdefgh") == f"<{names[1]}> and <{names[0]}>"
+
+
+@pytest.mark.parametrize("password", ["pa/ss", "pa?ss", "pa'ss", "p@ss", "pa?ss/p@ss"])
+@pytest.mark.parametrize("user", ["me", "me@lab", ""])
+def test_no_sign_in_a_password_leaves_a_part_of_it(user: str, password: str) -> None:
+    assert without_secrets(f"s3://{user}:{password}@bucket/x?sig=1 refused") == "s3://bucket/x refused"

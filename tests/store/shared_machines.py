@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, Draft, Store
+from sae_pipeline.store.shared import SharedStore
 
 PATIENCE = 1.5
 """Seconds after which a silent holder is given up."""
@@ -29,3 +31,10 @@ def remote_key(store: Store, name: str, fingerprint: str = "f1") -> str:
     found = store.shared.ask("toy", fingerprint)
     assert found is not None
     return found.keys[name]
+
+
+def shared(ctx: StudyContext) -> SharedStore:
+    """The shared store as a new listing shows it."""
+    assert ctx.store.shared is not None
+    ctx.store.shared.refresh()
+    return ctx.store.shared

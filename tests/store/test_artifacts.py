@@ -12,6 +12,7 @@ import pytest
 
 from sae_pipeline.errors import DamagedArtifact, StorageError
 from sae_pipeline.store import Artifact, Draft, Store, digest, exclusive, write_atomically
+from sae_pipeline.store.damage import quarantine
 from sae_pipeline.store.locks import remove_idle
 
 
@@ -71,6 +72,27 @@ def test_a_flipped_byte_is_never_read(tmp_path: Path) -> None:
     with pytest.raises(DamagedArtifact, match=r"checksum differs.*quarantine.*computed again"):
         found.file("data.txt")
     assert store.find("corpus", "f1") is None
+
+
+def test_every_reader_of_a_damaged_artifact_is_told_the_same(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish(store)
+    readers = [store.find("corpus", "f1") for _ in range(2)]
+    (store.folder("corpus", "f1") / "data.txt").write_text("hullo")
+    for reader in readers:
+        assert reader is not None
+        with pytest.raises(DamagedArtifact, match=r"the corpus artifact f1 was moved to quarantine and is computed again"):
+            reader.file("data.txt")
+    [kept] = (tmp_path / ".quarantine").iterdir()
+    assert (kept / "data.txt").read_text() == "hullo"
+
+
+def test_what_went_to_quarantine_at_the_same_time_is_no_error_and_a_disk_that_is_gone_is(tmp_path: Path) -> None:
+    quarantine(publish(Store(tmp_path / "store")).folder)
+    quarantine(tmp_path / "store" / "corpus" / "f1")
+    assert len(list((tmp_path / "store" / ".quarantine").iterdir())) == 1
+    with pytest.raises(StorageError, match="expected the folder that this run works in, found it gone"):
+        quarantine(tmp_path / "away" / "corpus" / "f1")
 
 
 def test_a_draft_that_fails_leaves_nothing_unless_it_can_be_resumed(tmp_path: Path) -> None:

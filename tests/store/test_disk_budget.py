@@ -14,7 +14,7 @@ from sae_pipeline.errors import BadInput, StorageError
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.stages.estimate import check_budget
 from sae_pipeline.store import Artifact, Home, Store, budget, exclusive
-from sae_pipeline.store.budget import RECENTLY, discard, disk_budget, room, stored_bytes, use_again
+from sae_pipeline.store.budget import IDLE_SECONDS, discard, disk_budget, room, stored_bytes, use_again
 from sae_pipeline.store.shared import SharedStore
 from sae_pipeline.study import load_study
 
@@ -85,7 +85,7 @@ def test_what_was_used_lately_stays(store: Store) -> None:
     found = store.find("toy", "a")
     assert found is not None
     found.file("data.bin")
-    last_used(folders[1], 0.9 * RECENTLY / 3_600)
+    last_used(folders[1], 0.9 * IDLE_SECONDS / 3_600)
     publish(store, "d")
     assert [folder.exists() for folder in folders] == [True, True, False]
 

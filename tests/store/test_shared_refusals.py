@@ -15,8 +15,9 @@ from s3_server import S3Server
 from shared_machines import FILES, PATIENCE, fill, publish
 
 from sae_pipeline.errors import BadInput, DamagedArtifact, SharedStoreError, StorageError
+from sae_pipeline.safety.text import PASSWORD, without_secrets
 from sae_pipeline.store import Draft, Store
-from sae_pipeline.store.remote import without_secrets
+from sae_pipeline.store.remote import Remote
 from sae_pipeline.store.shared import SharedStore
 
 
@@ -137,16 +138,40 @@ class TestAStoreThatCannotBeUsed:
             SharedStore(address)
         SharedStore(str(tmp_path / "shared")).check()
 
-    @pytest.mark.parametrize("address", ["s3://key:hidden@lab/sae", "simplecache::s3://key:hidden@lab/sae", "https://:hidden@lab/sae"])
+    @pytest.mark.parametrize(
+        "address",
+        [
+            *("s3://key:hidden@lab/sae", "simplecache::s3://key:hidden@lab/sae", "https://:hidden@lab/sae", "sftp://me@lab:hidden@lab/sae"),
+            *("s3://me:hid/hidden@lab/x", "s3://me:hidden?/hidden@lab/x", "https://:hidden/hidden@lab/sae"),
+        ],
+    )
     def test_an_address_with_a_password_is_refused(self, address: str) -> None:
         with pytest.raises(BadInput, match=r"SAE_STORE: expected an address without a password.*AWS_ACCESS_KEY_ID") as refused:
             SharedStore(address)
         assert "hidden" not in str(refused.value)
 
+    @pytest.mark.parametrize("address", ["s3://lab/a:b@c", "file:///mnt/a:b@c"])
+    def test_a_folder_with_such_signs_in_its_name_is_none(self, address: str) -> None:
+        assert PASSWORD.search(address) is None
+
     def test_its_own_time_is_told_and_nothing_is_left_behind(self, url: str) -> None:
         shared = SharedStore(url)
         assert abs(shared.check() - time.time()) < 60
         assert not shared.remote.listing("")
+
+
+def test_removing_what_is_gone_already_is_no_error_and_the_others_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec import AbstractFileSystem
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "rm", AbstractFileSystem.rm)  # which stops at the first that is gone
+    remote = Remote("memory://store", patience=0)
+    for key in ("a", "b"):
+        remote.write(key, b"x")
+    remote.remove(["a", "gone", "b"])
+    assert not remote.listing("")
+    remote.remove(["a"])
 
 
 def test_no_message_shows_what_is_secret_in_an_address(tmp_path: Path) -> None:

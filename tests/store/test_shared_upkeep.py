@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared_machines import shared
 from small_study import SmallStudy
 from typer.testing import CliRunner
 
@@ -16,43 +17,16 @@ from sae_pipeline.stages import cleaning, subject
 from sae_pipeline.stages.cleaning import reclaim_shared
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.stages.sharing import upload_finished
-from sae_pipeline.store import Home
-from sae_pipeline.store.remote import Remote
-from sae_pipeline.store.shared import SharedStore, manifest_key
-from sae_pipeline.study import load_study
+from sae_pipeline.store.shared import manifest_key
 
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the shared store, which the environment names; the home is ``a``."""
-    (tmp_path / "shared").mkdir()
-    monkeypatch.setenv("SAE_STORE", (tmp_path / "shared").as_uri())
-    monkeypatch.setenv("SAE_LEASE_SECONDS", "1")
-    monkeypatch.setenv("SAE_HOME", str(tmp_path / "a"))
-    return tmp_path / "shared"
-
-
-@pytest.fixture
-def ctx(folder: Path, small_study: SmallStudy) -> StudyContext:
-    """The study with its subject prepared and shared, and beside it an artifact that it does not reach."""
-    ctx = StudyContext.open(load_study(small_study.write()))
-    subject.prepare(ctx)
-    with ctx.store.draft("toy", "other", {}) as draft:
-        (draft.path / "data.bin").write_bytes(b"x" * 1_000)
-        draft.publish({})
-    return ctx
+UPLOAD = "0" * 32
+"""Name of an upload that no manifest names."""
 
 
 @pytest.fixture
 def patient(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds in which a living holder is never given up, however slow the machine."""
     monkeypatch.setenv("SAE_LEASE_SECONDS", "8")
-
-
-def shared(ctx: StudyContext) -> SharedStore:
-    assert ctx.store.shared is not None
-    ctx.store.shared.refresh()
-    return ctx.store.shared
 
 
 def command(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -69,7 +43,7 @@ def on_the_store(*options: str) -> tuple[int, list[dict[str, Any]]]:
 class TestCleaning:
     def test_what_no_study_reaches_goes_when_it_is_older_than_a_day(self, ctx: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
         assert reclaim_shared([ctx]) == []
-        monkeypatch.setattr(cleaning, "RECENTLY", -60.0)
+        monkeypatch.setattr(cleaning, "NEW_SECONDS", -60.0)
         [would_go] = reclaim_shared([ctx], dry_run=True)
         assert (would_go.stage, would_go.fingerprint, would_go.shared) == ("toy", "other", True)
         assert would_go.bytes > 1_000
@@ -93,25 +67,39 @@ class TestCleaning:
     def test_leftovers_of_uploads_go_and_what_a_living_machine_makes_stays(self, ctx: StudyContext, tmp_path: Path) -> None:
         (tmp_path / "part").write_bytes(b"part")
         for fingerprint in ("dead", "alive", "other"):
-            shared(ctx).remote.upload({f"files/toy/{fingerprint}.broken/data.bin": tmp_path / "part"})
+            shared(ctx).remote.upload({f"files/toy/{fingerprint}.{UPLOAD}/data.bin": tmp_path / "part"})
         shared(ctx).remote.create("leases/toy/dead.1", b"nobody")
         with shared(ctx).leases.hold("toy", "alive"), shared(ctx).leases.hold("toy", "other"):
             gone = reclaim_shared([ctx], recent=True)
             assert {(item.stage, item.fingerprint) for item in gone if item.stage != "heartbeats"} == {("toy", "dead"), ("leases", "dead.1")}
             left = shared(ctx).remote.listing("")
-            assert {"files/toy/alive.broken/data.bin", "leases/toy/alive.1", "manifests/toy/other.json"} <= left.keys()
+            assert {f"files/toy/alive.{UPLOAD}/data.bin", "leases/toy/alive.1", "manifests/toy/other.json"} <= left.keys()
         gone = reclaim_shared([ctx], recent=True)
         assert {(item.stage, item.fingerprint) for item in gone} == {("toy", "alive"), ("toy", "other")}
 
     def test_an_upload_that_lost_goes_and_the_one_that_is_named_stays(self, ctx: StudyContext, tmp_path: Path) -> None:
         fingerprint = subject.fingerprint(ctx)
         (tmp_path / "part").write_bytes(b"part")
-        shared(ctx).remote.upload({f"files/{subject.STAGE}/{fingerprint}.lost/part": tmp_path / "part"})
+        shared(ctx).remote.upload({f"files/{subject.STAGE}/{fingerprint}.{UPLOAD}/part": tmp_path / "part"})
         gone = {item.fingerprint: item.bytes for item in reclaim_shared([ctx], recent=True)}
         assert gone[fingerprint] == 4
         found = shared(ctx).ask(subject.STAGE, fingerprint)
         assert found is not None
         assert shared(ctx).is_complete(found)
+
+    def test_what_a_killed_process_was_writing_goes_and_files_of_others_stay(self, ctx: StudyContext, folder: Path) -> None:
+        ours = [f"heartbeats/{'1' * 32}", f"probes/{'2' * 32}", f"manifests/toy/.{'3' * 32}", f"leases/toy/.{'4' * 32}"]
+        theirs = [
+            *("notes.txt", "lab/results/table.csv", "files/x", "files/papers/draft.pdf", "files/papers/draft.v2/figure.png", "manifests/list.json"),
+            *("manifests/toy/read me.txt", "leases/x", "leases/x.1", "leases/a/b/c.1", "heartbeats/monitor.log", "probes/rover/1.fits"),
+        ]
+        for key in (*ours, *theirs):
+            (folder / key).parent.mkdir(parents=True, exist_ok=True)
+            (folder / key).write_bytes(b"x")
+        gone = {item.fingerprint for item in reclaim_shared([ctx], recent=True)}
+        assert gone == {"other", *(Path(key).name for key in ours)}
+        assert [key for key in theirs if not (folder / key).exists()] == []
+        assert [key for key in ours if (folder / key).exists()] == []
 
     def test_it_needs_a_store_that_is_shared(self, small_study: SmallStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SAE_HOME", str(tmp_path / "a"))
@@ -187,6 +175,18 @@ class TestTheDoctor:
         assert on_the_store()[0] == 0
         assert (found.stage, found.fingerprint) in shared(ctx).listing()
 
+    def test_a_homes_copy_is_looked_at_and_not_moved(self, ctx: StudyContext) -> None:
+        found = shared(ctx).ask("toy", "other")
+        assert found is not None
+        shared(ctx).remote.remove(found.keys.values())
+        file = ctx.store.folder("toy", "other") / "data.bin"
+        file.write_bytes(b"short")
+        [ill] = [row for row in on_the_store()[1] if not row["healthy"]]
+        assert "toy other lacks data.bin" in ill["found"]
+        assert "computes it again" in ill["remedy"]
+        assert file.read_bytes() == b"short"
+        assert not list(ctx.store.root.glob(".quarantine/*"))
+
     @pytest.mark.usefixtures("patient")
     def test_leases_of_the_dead_are_told_from_those_of_the_living_and_removed(self, ctx: StudyContext) -> None:
         shared(ctx).remote.create("leases/toy/dead.1", b"nobody")
@@ -195,54 +195,6 @@ class TestTheDoctor:
             assert "1 artifacts are being made by machines that are alive" in found
             assert "1 leases of machines that are gone" in found
             assert list(shared(ctx).remote.listing("leases")) == ["leases/toy/alive.1"]
-
-
-def test_a_home_that_had_finished_work_before_it_shares_it_with_the_next_run(
-    small_study: SmallStudy, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address = (tmp_path / "shared").as_uri()
-    monkeypatch.delenv("SAE_STORE")
-    study = load_study(small_study.write())
-    alone = StudyContext.open(study)
-    subject.prepare(alone)
-    monkeypatch.setenv("SAE_STORE", address)
-    ctx = StudyContext.open(study)
-    upload_finished(ctx)
-    other = StudyContext.open(study, Home(tmp_path / "b"))
-    found = subject.find(other)
-    assert found is not None
-    assert found.record == subject.need(alone).record
-
-
-def test_an_upload_of_finished_work_is_kept_from_cleaning_while_it_lasts(ctx: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    fingerprint = subject.fingerprint(ctx)
-    found = shared(ctx).ask(subject.STAGE, fingerprint)
-    assert found is not None
-    shared(ctx).condemn(found)
-    upload, held = Remote.upload, set()
-
-    def watched(remote: Remote, files: dict[str, Path]) -> None:
-        upload(remote, files)
-        held.update(remote.listing("leases"))
-
-    monkeypatch.setattr(Remote, "upload", watched)
-    upload_finished(ctx)
-    assert held == {f"leases/{subject.STAGE}/{fingerprint}.1"}
-    assert (subject.STAGE, fingerprint) in shared(ctx).listing()
-    assert not shared(ctx).remote.listing("leases")
-
-
-@pytest.mark.parametrize("quarantines", [True, False])
-def test_damaged_work_is_not_spread_and_stays_where_nothing_follows(ctx: StudyContext, quarantines: bool) -> None:
-    fingerprint = subject.fingerprint(ctx)
-    found = shared(ctx).ask(subject.STAGE, fingerprint)
-    assert found is not None
-    shared(ctx).condemn(found)
-    file = next(path for path in ctx.store.folder(subject.STAGE, fingerprint).iterdir() if path.name != "manifest.json")
-    file.write_bytes(bytes(reversed(file.read_bytes())))
-    upload_finished(ctx, quarantines=quarantines)
-    assert (subject.STAGE, fingerprint) not in shared(ctx).listing()
-    assert ctx.store.folder(subject.STAGE, fingerprint).exists() is not quarantines
 
 
 def test_a_command_refuses_a_store_that_is_away_in_one_sentence(small_study: SmallStudy, folder: Path) -> None:
