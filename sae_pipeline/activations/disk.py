@@ -11,8 +11,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.filesize import decimal
-
 from sae_pipeline.activations.blocks import contexts_per_shard
 from sae_pipeline.errors import StorageError
 
@@ -55,6 +53,8 @@ def require_room(needed: Mapping[Path, int]) -> None:
     for folders in by_device.values():
         wanted, free = sum(needed[folder] for folder in folders), shutil.disk_usage(folders[0]).free
         if wanted > free:
+            from rich.filesize import decimal
+
             raise StorageError(
                 f"{folders[0].parent}: expected {decimal(wanted)} of free space for the activations of {len(folders)} hook point"
                 f"{'s' if len(folders) > 1 else ''}, found {decimal(free)}; free space, lower activations.tokens, use a 16-bit "

@@ -17,7 +17,6 @@ from typing import TextIO
 
 import dagster as dg
 import yaml
-from dagster._core.storage.event_log import SqliteEventLogStorage
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -204,6 +203,8 @@ def of_home(instance: dg.DagsterInstance, home: Home, runs: Sequence[dg.DagsterR
     Only those of `sae-pipeline run` name their home; the UI's, of schedules and of backfills do not. In a home's own files
     these are its own too. On a server that several homes may share nobody can tell whose they are, so there they count as nobody's.
     """
+    from dagster._core.storage.event_log import SqliteEventLogStorage  # slow, and Dagster itself loads it for an instance only
+
     here = home_identity(home).read_text()
     of_nameless = here if isinstance(instance.event_log_storage, SqliteEventLogStorage) else None
     return [run for run in runs if run.tags.get(HOME_TAG, of_nameless) == here]
