@@ -247,12 +247,12 @@ def _warehouses(home: Home) -> Iterator[Diagnosis]:
 
 def _records(home: Home) -> Iterator[Diagnosis]:
     """Every recorded evaluation of every study can be read."""
-    for file in sorted(home.root.glob(f"studies/*/history/records/[!.]*/{history.ABOUT}")):
+    for folder in sorted(home.root.glob("studies/*/history/records/[!.]*")):
         try:
-            history.about(file)
-        except SaePipelineError:
-            remedy = "put a copy of it back; without one `sae-pipeline doctor --repair` hides its folder, and the history goes on without it"
-            yield Diagnosis("history", False, f"{file} is not the record of an evaluation", remedy, partial(_hide, file.parent))
+            history.check(folder)
+        except SaePipelineError as error:
+            remedy = "without a copy `sae-pipeline doctor --repair` hides its folder, and the history goes on without it"
+            yield Diagnosis("history", False, str(error), remedy, partial(_hide, folder))
 
 
 def _hide(folder: Path) -> None:

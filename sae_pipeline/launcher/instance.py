@@ -156,6 +156,8 @@ class _WithoutEcho(StringIO):
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
+        # Bars on a terminal stand in for standard error themselves: by this name rich finds the terminal behind us, instead of calling us for ever.
+        self.rich_proxied_file = getattr(stream, "rich_proxied_file", stream)
 
     def write(self, text: str) -> int:
         return len(text) if text.startswith("Exception while writing logger call to event log") else self._stream.write(text)

@@ -131,7 +131,7 @@ def check_budget(ctx: StudyContext) -> None:
         if artifact.stage in (activations.STAGE, saes.STAGE) and artifact.folder.exists() and artifact.folder not in may_go
         for file in artifact.manifest["files"].values()
     )
-    if wanted > free:
+    if wanted > max(0, free):
         raise StorageError(
             f"SAE_DISK_BUDGET={os.environ['SAE_DISK_BUDGET']}: expected room for the study '{ctx.study.name}', found {max(0, free) / 1e9:.3g} GB left of it "
             f"in {ctx.store.root} where about {wanted / 1e9:.3g} GB are needed; raise it, remove what no study needs with `sae-pipeline gc STUDY…`, "

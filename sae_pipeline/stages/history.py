@@ -72,9 +72,33 @@ def about(path: Path) -> dict[str, Any]:
         told = None
     if isinstance(told, dict) and {"recorded", "window", "text", "saes"} <= told.keys():
         return told
-    raise StorageError(
+    raise _damaged(path)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError, NotImplementedError) as error:  # what pyarrow makes of other bytes depends on where they are
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> StorageError:
+    return StorageError(
         f"{path}: expected the record of an evaluation, found something else; put a copy of it back or move its folder away, then run again"
     )
+
+
+def check(folder: Path) -> None:
+    """Read all of a record.
+
+    Raises:
+        StorageError: one of its files is none of a record's.
+    """
+    about(folder / ABOUT)
+    for name in (METRICS, DOCUMENTS):
+        _table(folder / name)
 
 
 def _text(ctx: StudyContext, window: int) -> str:
@@ -234,7 +258,7 @@ def history_rows(found: list[Record]) -> pd.DataFrame:
 
     frames = []
     for record in found:
-        frame = pd.read_parquet(record.folder / METRICS)
+        frame = _table(record.folder / METRICS)
         frame.insert(0, "recorded", record.about["recorded"])
         frame.insert(1, "held_out_window", record.about["window"])
         frame.insert(3, "fingerprint", frame["sae_id"].map(record.about["saes"]))
@@ -243,6 +267,4 @@ def history_rows(found: list[Record]) -> pd.DataFrame:
 
 
 def _loaded(record: Record) -> tuple[dict[str, Any], pd.DataFrame]:
-    import pandas as pd
-
-    return record.about, pd.read_parquet(record.folder / DOCUMENTS)
+    return record.about, _table(record.folder / DOCUMENTS)

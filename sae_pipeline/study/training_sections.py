@@ -145,6 +145,13 @@ class ArmGroup(Section):
     normalise: bool | None = None
     data_seed: Seed | None = None
 
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"seeds must be distinct, since equal ones give the same SAE, found {list(seeds)}")
+        return seeds
+
     _tokens = field_validator("tokens")(lambda tokens: tokens if tokens is None else TrainingDefaults._positive(tokens))
     _shares = field_validator("matryoshka_shares")(lambda shares: shares if shares is None else TrainingDefaults._nested(shares))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -127,14 +129,20 @@ def test_a_warehouse_that_cannot_be_opened_is_removed_by_repair(home: Home) -> N
 
 
 def test_a_record_that_is_none_is_hidden_by_repair_and_nothing_else(home: Home) -> None:
-    for name, content in (("sound", '{"recorded": "2026-01-01", "window": 0, "text": "t", "saes": {}}'), ("torn", '{"recorded": ')):
+    for name in ("sound", "torn", "cut"):
         folder = home.history("toy") / name
         folder.mkdir(parents=True)
-        (folder / "record.json").write_text(content)
+        (folder / "record.json").write_text('{"recorded": "2026-01-01", "window": 0, "text": "t", "saes": {}}')
+        for table in ("metrics.parquet", "documents.parquet"):
+            pd.DataFrame({"sae_id": ["a", "b"]}).to_parquet(folder / table)
+    (home.history("toy") / "torn" / "record.json").write_text('{"recorded": ')
+    os.truncate(home.history("toy") / "cut" / "metrics.parquet", 50)
     code, found = examined()
-    assert (code, unhealthy(found)) == (1, [f"{home.history('toy')}/torn/record.json is not the record of an evaluation"])
+    places = [f"{home.history('toy')}/{place}: expected the record of an evaluation" for place in ("cut/metrics.parquet", "torn/record.json")]
+    assert code == 1
+    assert [told.partition(", found")[0] for told in unhealthy(found)] == places
     assert examined("--repair")[0] == examined()[0] == 0
-    assert sorted(path.name for path in home.history("toy").iterdir()) == [".torn-damaged", "sound"]
+    assert sorted(path.name for path in home.history("toy").iterdir()) == [".cut-damaged", ".torn-damaged", "sound"]
 
 
 def test_locks_of_killed_processes_are_harmless_and_removed_by_repair(home: Home) -> None:

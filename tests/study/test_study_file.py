@@ -132,6 +132,7 @@ CASES = [
     ("no mix", ("topk, k: 16", "topk, k: 16, only: {mixes: []}"), [":14:", "mixes", "at least 1"]),
     ("not its own setting", ("topk, k: 16", "topk, k: 16, matryoshka_shares: [0.5, 1]"), [":14:", "matryoshka_shares is read by matryoshka only"]),
     ("negative seed", ("seeds: [0, 1]", "seeds: [-1]"), [":14:", "saes.arms[0].seeds", "greater than or equal to 0", "-1"]),
+    ("repeated seed", ("seeds: [0, 1]", "seeds: [0, 0]"), [":14:", "seeds must be distinct"]),
     ("seed beyond 63 bits", ("seeds: [0, 1]", "seeds: [99999999999999999999]"), [":14:", "saes.arms[0].seeds"]),
     ("true for a number", ("topk, k: 16", "topk, k: true"), [":14:", "k: expected a value other than true or false"]),
     ("expansion that is no number", ("expansions: [4, 8]", "expansions: [.nan]"), [":12:", "saes.expansions", "finite"]),
