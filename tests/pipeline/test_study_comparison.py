@@ -48,6 +48,6 @@ def test_two_dates_of_a_study_are_compared_setting_by_setting(small_study: Small
     assert "The first stage with artifacts made anew is saes" in text
     assert (page.parent / "figures" / "explained-variance-change.csv").exists()
 
-    itself = invoke("compare", str(warehouse), str(shutil.copytree(warehouse.parent, tmp_path / "copy")), "--to", str(tmp_path / "page"))
+    itself = invoke("compare", str(warehouse), str(shutil.copytree(warehouse.parent, tmp_path / "copy")), "--to", str(tmp_path / "page"), "--json")
     assert (itself["saes_changed"], itself["saes_same"], itself["verdicts_changed"]) == (0, 6, 0)
     assert "explained variance is the same" in itself["headline"]
