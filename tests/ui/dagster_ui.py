@@ -27,6 +27,18 @@ def patiently(what: str, look: Callable[[], Any], seconds: float = 60) -> Any:
     raise AssertionError(f"{what}: not within {seconds:.0f} s")
 
 
+def choose_partition(page: Any, *dimensions: str) -> Any:
+    """Open an asset's launch dialog and choose one partition by clicks; the dialog."""
+    page.get_by_role("button", name="Materialize").first.click()
+    dialog = page.get_by_role("dialog")
+    for dimension in dimensions:
+        dialog.get_by_text("Select a partition or create one").first.click()
+        page.get_by_title(dimension, exact=True).last.click()
+        page.keyboard.press("Escape")  # closes the list and leaves the dialog
+    dialog.get_by_text("1 partition", exact=True).wait_for()
+    return dialog
+
+
 class DagsterUI:
     """`sae-pipeline ui` as a process group of its own, and questions to its GraphQL endpoint."""
 

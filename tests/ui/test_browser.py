@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from browser import chromium_or_skip, visit
 from commands import answer
-from dagster_ui import DagsterUI, patiently
+from dagster_ui import DagsterUI, choose_partition, patiently
 from small_study import SmallStudy
 
 pytestmark = pytest.mark.ui
@@ -106,13 +106,7 @@ def test_a_partition_is_materialised_by_clicks_and_reuses_the_store(ui: DagsterU
     before = ui.materialization("toy", "MORE", "saes")
     assert (before["computed"], before["reused"]) == (1, 0)
     visit(page, f"{ui.url}/assets/toy/MORE/saes?view=partitions")
-    page.get_by_role("button", name="Materialize").first.click()
-    dialog = page.get_by_role("dialog")
-    for dimension in ("L00", "x02"):
-        dialog.get_by_text("Select a partition or create one").first.click()
-        page.get_by_title(dimension, exact=True).last.click()
-        page.keyboard.press("Escape")  # closes the list and leaves the dialog
-    dialog.get_by_text("1 partition", exact=True).wait_for()
+    dialog = choose_partition(page, "L00", "x02")
     dialog.get_by_role("button", name="Launch").click()
     now = patiently("a new materialisation", lambda: (m := ui.materialization("toy", "MORE", "saes"))["run"] != before["run"] and m, 120)
     assert (now["partition"], now["computed"], now["reused"]) == ("L00|x02", 0, 1)

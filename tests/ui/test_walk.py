@@ -15,7 +15,7 @@ import pytest
 import yaml
 from browser import chromium_or_skip, visit
 from commands import answer
-from dagster_ui import DagsterUI, patiently
+from dagster_ui import DagsterUI, choose_partition, patiently
 from PIL import Image
 from small_study import SmallStudy
 
@@ -163,13 +163,7 @@ def test_the_report_is_fresh_and_shows_its_headline_and_its_figure(ui: DagsterUI
 def test_a_partition_is_launched_by_clicks_alone_and_its_run_can_be_followed(ui: DagsterUI, page: Any, keep: Keep) -> None:
     before = ui.materialization("mixtures", "PRE", "saes")["run"]
     visit(page, f"{ui.url}/assets/mixtures/PRE/saes?view=partitions")
-    page.get_by_role("button", name="Materialize").first.click()
-    dialog = page.get_by_role("dialog")
-    for dimension in ("L00", "x02"):
-        dialog.get_by_text("Select a partition or create one").first.click()
-        page.get_by_title(dimension, exact=True).last.click()
-        page.keyboard.press("Escape")  # closes the list and leaves the dialog
-    dialog.get_by_text("1 partition", exact=True).wait_for()
+    dialog = choose_partition(page, "L00", "x02")
     keep(page, "launch")
     dialog.get_by_role("button", name="Launch").click()
     now = patiently("a new materialisation", lambda: (m := ui.materialization("mixtures", "PRE", "saes"))["run"] != before and m, 180)
