@@ -1,7 +1,10 @@
-"""The home folder (store, studies, locks) as a Dagster resource."""
+"""The home folder (store, studies, locks) as a Dagster resource, and the engine's warnings as events of the run that uses it."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
@@ -18,3 +21,31 @@ class HomeResource(dg.ConfigurableResource):
     def open(self) -> Home:
         """The engine's view of the folder."""
         return Home(Path(self.root).resolve()) if self.root else Home.from_environment()
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[HomeResource]:
+        """The folder, for one run; what the engine warns of meanwhile is in the run's log too."""
+        engine = logging.getLogger("sae_pipeline")
+        handlers: list[logging.Handler] = [_ToTheRun(context.log)]
+        if not engine.hasHandlers() and logging.lastResort is not None:
+            handlers.append(logging.lastResort)  # what prints warnings for as long as there is no handler
+        for handler in handlers:
+            engine.addHandler(handler)
+        try:
+            yield self
+        finally:
+            for handler in handlers:
+                engine.removeHandler(handler)
+
+
+class _ToTheRun(logging.Handler):
+    """Repeats records in a run's log, where the UI shows them; a log that cannot be written fails the run at its next event, not here."""
+
+    def __init__(self, log: dg.DagsterLogManager | None) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._log is not None:
+            with suppress(Exception):
+                self._log.log(record.levelno, record.getMessage())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 if TYPE_CHECKING:
+    import click
+
     from sae_pipeline.launcher.outcome import Outcome
     from sae_pipeline.stages.context import StudyContext
 
@@ -21,19 +22,22 @@ Exit codes: 0 done, 1 some cells failed (the rest finished) or a disk, store or 
 that cannot be reached, 130 stopped by Ctrl-C.
 """
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
+
+class Commands(typer.core.TyperGroup):
+    """All commands: whichever Ctrl-C stops, it ends with a sentence and exit code 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """The chosen command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("stopped; finished work is kept and the next run goes on from it", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 StudyPath = Annotated[str, typer.Argument(metavar="STUDY", help="Study file, for example studies/quickstart.yaml")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line")]
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C ends a launch with a sentence and exit code 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("stopped; finished work is kept and the next run goes on from it", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def open_study(path: str) -> StudyContext:
@@ -70,7 +74,7 @@ def launch(ctx: StudyContext, select: str | None = None) -> Outcome:
     from sae_pipeline.terminal import show_progress
 
     defs, instance = open_dagster(ctx)
-    with interruptible(), show_progress(quiet=not sys.stderr.isatty()) as announce:
+    with show_progress(quiet=not sys.stderr.isatty()) as announce:
         outcome = launcher.run(defs, instance, ctx, define=study_definitions, select=select, announce=announce)
     for where, sentence in outcome.failures:
         print(f"failed: {where}: {sentence}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sae_pipeline.cli.base import Json, StudyPath, app, interruptible, launch, open_study
+from sae_pipeline.cli.base import Json, StudyPath, app, launch, open_study
 
 
 @app.command()
@@ -107,7 +107,7 @@ def evaluate(
     missing = foreign.without_baseline(ctx, adopted.point)
     if missing and launch(ctx, " or ".join(f'+key:"{ctx.study.name}/held_out/{name}/baseline"' for name in missing)).failures:
         raise SystemExit(1)
-    with interruptible(), show_progress(quiet=not sys.stderr.isatty()):
+    with show_progress(quiet=not sys.stderr.isatty()):
         evaluated = foreign.evaluate(ctx, adopted)
     conclusion.publish(ctx)
     for note in adopted.notes:

@@ -1,4 +1,4 @@
-"""Old runs of Dagster's, forgotten: each leaves some 220 kB and four files in the home, for ever unless somebody removes them.
+"""Old runs of Dagster's, forgotten: each leaves some 200 kB in the home, for ever unless somebody removes them.
 
 A run that some asset still rests on is kept however old it is: by its events Dagster knows what is fresh.
 """

@@ -13,7 +13,7 @@ from functools import partial
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import dagster as dg
 import yaml
@@ -35,6 +35,7 @@ GPU_POOL = "gpu"
 """Dagster's pool of the heavy steps."""
 DATA_VERSION = "dagster/data_version"
 """Tag of an observation, as Dagster spells it."""
+NOTHING_CAPTURED = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 STORED_IN_POSTGRES = f"""\
 storage:
   postgres:
@@ -64,11 +65,29 @@ def open_instance(home: Home) -> dg.DagsterInstance:
         logging.getLogger().addFilter(_is_no_retry)
         try:
             _check_storage(settings)
-            return dg.DagsterInstance.get()
+            return _without_captured_output(settings)
         except (dg.DagsterError, yaml.YAMLError) as error:
             raise StorageError(
                 f"{settings}: expected settings that Dagster accepts, found: {str(error).splitlines()[0]}; correct or remove the file, the next run writes it anew"
             ) from error
+
+
+def _without_captured_output(settings: Path) -> dg.DagsterInstance:
+    """The instance that ``dagster.yaml`` describes, which leaves what a run prints where it is printed.
+
+    To keep a copy Dagster starts four processes a run, which take the launcher's time and, told of a terminal's Ctrl-C
+    like everything in its group, die with tracebacks. The warnings of a run are events of its log instead. Whoever names
+    a place for the copies (``compute_logs``) gets them.
+    """
+    from dagster._core.instance.ref import InstanceRef  # slow
+
+    own = {} if "compute_logs" in _read(settings) else {"compute_logs": NOTHING_CAPTURED}
+    return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(settings.parent), overrides=own))
+
+
+def _read(settings: Path) -> dict[str, Any]:
+    read = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    return read if isinstance(read, dict) else {}
 
 
 def home_identity(home: Home) -> Path:
@@ -89,8 +108,7 @@ def _settings() -> str:
 
 def _check_storage(settings: Path) -> None:
     """Refuse a home whose event log lies elsewhere than the environment says: its history of runs would seem to be gone."""
-    url, read = os.environ.get(POSTGRES_URL), yaml.safe_load(settings.read_text(encoding="utf-8")) or {}
-    storage = read.get("storage") if isinstance(read, dict) else read
+    url, storage = os.environ.get(POSTGRES_URL), _read(settings).get("storage")
     postgres = storage.get("postgres") if isinstance(storage, dict) else None
     asked = isinstance(postgres, dict) and postgres.get("postgres_url") == {"env": POSTGRES_URL}
     if asked and not url:

@@ -196,3 +196,15 @@ def test_a_hub_that_cannot_be_reached_ends_every_command_alike(arguments: list[s
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
     assert "expected" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["plan"], ["report", "--json"]])
+def test_ctrl_c_is_one_sentence_however_early_it_comes(
+    arguments: list[str], small_study: SmallStudy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(path: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sae_pipeline.study.load_study", interrupted)
+    code, error = command(monkeypatch, capfd, arguments[0], small_study.write(), *arguments[1:])
+    assert (code, error) == (130, "stopped; finished work is kept and the next run goes on from it\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -95,7 +96,7 @@ def test_ctrl_c_stops_every_worker_and_keeps_finished_work(small_study: SmallStu
     wait_for(process, lambda: training(home))
     there = workers_of(process)
     assert len(there) == 2
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     _, said = finish(process, code=130)
     assert "stopped; finished work is kept and the next run goes on from it" in said
     assert not any(worker.is_running() for worker in there)

@@ -11,7 +11,7 @@ import sae_pipeline
 LIBRARIES = (
     "alembic.command",
     "bm25s",
-    "dagster._core.storage.local_compute_log_manager",
+    "dagster._core.storage.noop_compute_log_manager",
     "dagster._core.storage.sqlite_storage",
     "datasets",
     "duckdb",

@@ -23,7 +23,10 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 def command(study: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "SAE_HOME": str(home), "PYTHONWARNINGS": "ignore"}
     line = [sys.executable, "-c", "from sae_pipeline.cli import main; main()", "run", study, "--json", *arguments]
-    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # what is started in the background ignores it
+    )  # fmt: skip
 
 
 def run(study: str, home: Path) -> tuple[dict[str, Any], str]:
@@ -155,7 +158,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(small_study: SmallStudy
     while not list((home / "store" / ".partial").glob("saes/*/checkpoint.safetensors")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to whatever the command has started, too
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "stopped; finished work is kept" in error

@@ -79,7 +79,7 @@ def test_a_failing_event_log_is_one_sentence_after_the_disk_has_been_freed(
     if fails == "reading":
         monkeypatch.setattr(forgetting, "_latest", full)
     else:
-        monkeypatch.setattr(dg.DagsterInstance, "get", full)
+        monkeypatch.setattr(dg.DagsterInstance, "from_ref", full)
     result = CliRunner().invoke(app, ["gc", small_study.write()])
     assert isinstance(result.exception, StorageError), result.exception
     assert "expected an event log that can be read and written, found: database or disk is full" in str(result.exception)
