@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
+from sae_pipeline.errors import BadInput
+
 if TYPE_CHECKING:
     import click
 
@@ -44,12 +46,15 @@ def open_study(path: str) -> StudyContext:
     """Load and check a study, and point Dagster's code location and home at it."""
     from sae_pipeline.stages.context import StudyContext
     from sae_pipeline.stages.preflight import preflight
-    from sae_pipeline.study import load_study
+    from sae_pipeline.study import load_study, with_line
 
     study = load_study(path)
     os.environ["SAE_STUDY"] = str(Path(path).resolve())
     ctx = StudyContext.open(study)
-    preflight(ctx)
+    try:
+        preflight(ctx)
+    except BadInput as error:
+        raise type(error)(with_line(str(error), path)) from None
     return ctx
 
 

@@ -87,7 +87,9 @@ def stale_partitions(graph: Any, instance: dg.DagsterInstance, ctx: StudyContext
     reasons = dict.fromkeys(_blocked_by_check(graph, instance, key), "a blocking check failed") | reasons
     for partition in partitions_of(node):
         if partition not in reasons and not presence.present(ctx, *_address(ctx, key, partition)):
-            reasons[partition] = "its artifact is missing from the store or was damaged"
+            reasons[partition] = (
+                "the store does not hold it as it is asked for now (removed, put aside as damaged, or something that it rests on changed)"
+            )
     return [Stale(name, partition, reasons[partition]) for partition in partitions_of(node) if partition in reasons]
 
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sae_pipeline.errors import BadInput, StorageError, StudyError, SubjectError
+from sae_pipeline.errors import BadInput, SourceError, StorageError, StudyError, SubjectError
 from sae_pipeline.execution import Execution
 from sae_pipeline.matching.pairs import DeclaredSae, named_pairs
 from sae_pipeline.saes.arm import Arm, check_division
@@ -51,10 +51,18 @@ def preflight(ctx: StudyContext) -> None:
         _begins_with_what_is_there(ctx, cell, sizes["d_model"] if sizes else None)
     _can_be_matched(ctx.study)
     for name in ctx.study.sources:
-        if sources.is_external(ctx, name):
-            sources.data_version(ctx, name)
+        _can_be_read(ctx, name)
+
+
+def _can_be_read(ctx: StudyContext, source: str) -> None:
+    try:
+        if sources.is_external(ctx, source):
+            sources.data_version(ctx, source)
         else:
-            derived.check(ctx, name)
+            derived.check(ctx, source)
+    except SourceError as error:
+        key = f"sources.{source}"
+        raise SourceError(error if str(error).startswith(key) else f"{key}: {error}") from None
 
 
 def _can_be_matched(study: Study) -> None:

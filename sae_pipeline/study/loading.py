@@ -71,6 +71,14 @@ def load_study(path: str | Path) -> Study:
     return _with_absolute_paths(study, path.resolve().parent)
 
 
+def with_line(message: str, path: str | Path) -> str:
+    """A sentence about a study that could be loaded, with file and line before it where it begins with a key of that file."""
+    path = Path(path)
+    lines = _lines(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), path)
+    named = _named_first(message, lines)
+    return f"{path}:{lines[named]}: {message}" if named else message
+
+
 def _put_source_presets(data: dict[str, Any], path: Path, lines: dict[Location, int]) -> None:
     """Write out the sources that name a ready-made entry, in place."""
     sources = data.get("sources")
