@@ -195,6 +195,12 @@ class Study(Section):
             raise ValueError(
                 f"evaluation.window counts from 0 to corpus.held_out_windows - 1 = {self.corpus.held_out_windows - 1}, found {self.evaluation.window}"
             )
+        length = self.activations.context_length
+        for key, tokens in [("activations", self.activations.tokens), *((f"held_out.{name}", s.tokens) for name, s in self.held_out.items())]:
+            if tokens < length:
+                raise ValueError(
+                    f"{key}.tokens: expected at least one context of {length} tokens, found {tokens}; raise it or lower activations.context_length"
+                )
         for taken in sorted({"held_out", "sources", "subject", "reports", "positions", "matching", "concepts"} & set(self.mixes)):
             raise ValueError(f"mixes.{taken}: this name is taken by a group of the asset graph; choose another")
         asked = self.positions or Positions()

@@ -82,6 +82,10 @@ REFUSED: dict[str, tuple[Edit, list[str]]] = {
     "files that match nothing": (set_in("sources.stories.paths", ["/no/such/*.jsonl"]), ["/no/such/*.jsonl"]),
     "package that is not installed": (set_in("sources.stories", {"kind": "installed_docs", "packages": ["no_such_package"]}), ["toy.yaml:", "sources.stories: ", "no_such_package"]),
     "cron expression": (set_in("schedules", {"report": "weekly"}), ["five fields", "'weekly'"]),
+    "no whole context": (
+        set_in("activations.context_length", 10**6),
+        ["toy.yaml:", "activations.tokens: expected at least one context of 1000000 tokens, found"],
+    ),
     "half a context": (set_in("activations.context_length", 2), ["activations.context_length", "greater than or equal to 8"]),
 }  # fmt: skip
 
