@@ -93,9 +93,6 @@ class Resamples(ABC):
     documents: Mapping[str, int]
     """Documents of each evaluation set; 0 where they are not known."""
 
-    holds_seeds: bool = False
-    """Whether the resamples vary with the seeds already, so that their noise must not be added again."""
-
     @abstractmethod
     def values(self, metric: str) -> tuple[dict[tuple[str, str], int], Array]:
         """Row of each (sae_id, evaluation_set) that has a value, and the values (rows, 1 + samples); column 0 is as found.
@@ -110,6 +107,10 @@ class Resamples(ABC):
         # Sorted, so that the order in which a contrast was put together cannot change the last bit of a sum.
         used = sorted(coefficients)
         return np.array([coefficients[key] for key in used]) @ values[[rows[key] for key in used]]
+
+    def holds_seeds(self, coefficients: Mapping[tuple[str, str], float]) -> bool:
+        """Whether the resamples of a weighted sum vary with the seeds already, so that their noise must not be added again."""
+        return False
 
     def distribution(self, coefficients: Mapping[tuple[str, str], float], metric: str) -> tuple[Array, float]:
         """The weighted sum, and the degrees of freedom by whose Student's distribution its interval goes on beyond the resamples;

@@ -39,8 +39,6 @@ class CellResamples(Resamples):
         confidence: level at which the resamples are widened for small numbers of cells.
     """
 
-    holds_seeds = True
-
     def __init__(self, tables: StudyTables, samples: int, seed: int, confidence: float) -> None:
         self.documents = dict.fromkeys(evaluation_sets(tables), 0)
         self._metrics, self._samples, self._seed, self._confidence = tables.sae_metrics, samples, seed, confidence
@@ -88,6 +86,16 @@ class CellResamples(Resamples):
             drawn = generator.multinomial(n, np.full(n, 1 / n), size=self._samples)
             resampled = (drawn @ value) / (drawn @ weight) * weight.sum()
         return np.concatenate([[estimate], estimate + widening(n, self._confidence) * (resampled - estimate)]), float(n - 1)
+
+    def holds_seeds(self, coefficients: Mapping[tuple[str, str], float]) -> bool:
+        """Whether what the SAEs of one layer, width and seed have in common cancels, their initial weights above all.
+
+        It does between mixes. Between widths or layers it stays, the same in the cells of every mix, and no resampling of
+        those can show how large it is.
+        """
+        blocks = [self._design.loc[[sae_id for sae_id, _ in coefficients], name].to_numpy() for name in ("layer", "expansion", "replicate")]
+        left = pd.Series(list(coefficients.values())).groupby(blocks).sum().abs().max()
+        return bool(left <= 1e-9 * max(map(abs, coefficients.values())))
 
     def caution(self, keys: Iterable[tuple[str, str]]) -> str:
         """What the interval rests on."""

@@ -98,7 +98,7 @@ class Evidence:
     def spread(self, contrast: Contrast, metric: str = "explained_variance") -> Spread:
         """The contrast with what its interval is made of."""
         resampled, resample_freedom = self.resamples.distribution(contrast, metric)
-        variance, freedom = (0.0, 1.0) if self.resamples.holds_seeds else self._seed_variance(contrast, metric)
+        variance, freedom = (0.0, 1.0) if self.resamples.holds_seeds(contrast) else self._seed_variance(contrast, metric)
         low, high = percentile_interval(resampled[1:], self.confidence)
         return Spread(float(resampled[0]), low, high, self.confidence, variance, freedom, resample_freedom)
 

@@ -32,35 +32,68 @@ class PairEstimate:
 def pair_estimate(values: Sequence[float], terms: pd.DataFrame, weights: Sequence[float], saes: pd.DataFrame, confidence: float) -> PairEstimate:
     """A linear combination of least-squares coefficients over pairs.
 
+    The sum of Aronow, Samii and Assenova takes residuals for errors, which falls short by more than half for six SAEs. So it
+    is divided by the share of the truth that it has on average when the noise is the SAEs' or when it is the pairs', whichever
+    is smaller (as Bell and McCaffrey 2002 do for clusters). Where it has none, as with three SAEs, there is no interval.
+
     Args:
         values: the figure of each pair, (n,).
         terms: the regressors of each pair, (n, terms); a constant column alone gives a mean.
         weights: of the coefficients, (terms,).
         saes: (n, 2) ids of the two SAEs of each pair.
-        confidence: level of the interval, Student's with as many degrees of freedom as the smaller of the pairs and the
-            SAEs leaves.
+        confidence: level of the interval, Student's with as many degrees of freedom as the smallest of the pairs, the SAEs
+            and, where the noise of SAEs adds up over pairs, the sum itself leaves (Satterthwaite).
     """
     y, x = np.asarray(values, dtype=float), terms.to_numpy(dtype=float)
     inverse = np.linalg.pinv(x.T @ x)
     coefficients = inverse @ x.T @ y
     estimate = float(np.asarray(weights) @ coefficients)
-    rank, distinct = int(np.linalg.matrix_rank(x)), int(pd.unique(saes.to_numpy().ravel()).size)
-    freedom = min(len(y) - rank, distinct - 1)
+    member = _members(saes)
     share = x @ inverse @ np.asarray(weights, dtype=float)
     influence, leverage = share * (y - x @ coefficients), ((x @ inverse) * x).sum(1)
+    left = len(y) - int(np.linalg.matrix_rank(x))
     nan = float("nan")
+    nothing = PairEstimate(estimate, nan, nan, nan, len(y), member.shape[1])
     # The only pair of its kind is fitted exactly: its noise is not nought but unknown, and so is that of all it is held against.
     alone = bool(((np.abs(share) > 1e-12) & (leverage > 1 - 1e-9)).any())
-    if freedom < 1 or alone or np.abs(influence).max() <= 1e-12:
-        return PairEstimate(estimate, nan, nan, nan, len(y), distinct)
-    by_sae = pd.concat([pd.Series(influence, index=saes.iloc[:, side].to_numpy()) for side in (0, 1)]).groupby(level=0).sum()
-    # The pairs themselves are in the sum over SAEs twice. Below the variance of unrelated pairs an estimate of it is noise.
+    if left < 1 or alone or np.abs(influence).max() <= 1e-12:
+        return nothing
+    seen, freedom = _seen_of_the_truth(x, inverse, share, member)
+    if seen <= 1e-9:
+        return nothing
     own = float((influence**2).sum())
-    variance = max(float((by_sae**2).sum()) - own, own) * len(y) / (len(y) - rank)
-    deviation = variance**0.5
+    # Below the variance of unrelated pairs an estimate of it is noise.
+    variance = max((float(((member.T @ influence) ** 2).sum()) - own) / seen, own * len(y) / left)
+    deviation, freedom = variance**0.5, min(freedom, left, member.shape[1] - 1)
     reach = deviation * float(stdtrit(freedom, (1 + confidence) / 2))
     p = level_of(lambda level: deviation * float(-stdtrit(freedom, level / 2)) - abs(estimate))
-    return PairEstimate(estimate, estimate - reach, estimate + reach, p, len(y), distinct)
+    return PairEstimate(estimate, estimate - reach, estimate + reach, p, len(y), member.shape[1])
+
+
+def _members(saes: pd.DataFrame) -> np.ndarray:
+    """(pairs, SAEs), 1 where the SAE is one of the pair."""
+    codes, names = pd.factorize(saes.to_numpy().ravel())
+    member = np.zeros((len(saes), len(names)))
+    member[np.repeat(np.arange(len(saes)), 2), codes] = 1
+    return member
+
+
+def _seen_of_the_truth(x: np.ndarray, inverse: np.ndarray, share: np.ndarray, member: np.ndarray) -> tuple[float, float]:
+    """Expectation of the sum over pairs with a common SAE, made of residuals, over the variance that it stands for; its degrees of freedom.
+
+    With a the ``share`` of each pair, M what takes residuals and S the pairs that have an SAE in common, the sum is the
+    quadratic form of a M S M a in the errors. Its expectation is a trace, here without any matrix of pairs by pairs.
+    """
+    own = share[:, None] * x
+    shared = share[:, None] * (member @ (member.T @ own)) - share[:, None] * own
+    of_pairs = (share @ share - np.trace(inverse @ x.T @ shared)) / (share @ share)
+    residual = share[:, None] * (member - x @ (inverse @ (x.T @ member)))
+    summed = member.T @ residual
+    form = summed.T @ summed - residual.T @ residual
+    truth, expected = float(((member.T @ share) ** 2).sum()), float(np.trace(form))
+    # In a difference between pairs the noise of SAEs cancels, and what is left is that of pairs.
+    adds_up = truth > 2 * share @ share and expected > 0
+    return min(float(of_pairs), expected / truth), expected**2 / float((form**2).sum()) if adds_up else np.inf
 
 
 def ends(first: pd.Series, second: pd.Series) -> pd.DataFrame:

@@ -28,8 +28,14 @@ def level_of(excess: Callable[[float], float]) -> float:
 
     Args:
         excess: how far the statement's bound lies beyond what was found, falling in the level; zero at the level asked for.
+
+    Returns:
+        nan where the excess is: nothing is stated.
     """
-    if excess(SMALLEST) <= 0:
+    at_most = excess(SMALLEST)
+    if math.isnan(at_most):
+        return math.nan
+    if at_most <= 0:
         return SMALLEST
     if excess(LARGEST) >= 0:
         return 1.0

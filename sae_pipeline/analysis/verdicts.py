@@ -112,13 +112,14 @@ class Test:
         if figure.seeds > 1:
             figures = ", ".join(f"{name} {value:+.4f}" for name, value in by_seed.items())
             remarks.append(f"per seed, over settings with every seed: {figures}" if figures else "no setting has every seed, so none is judged alone")
-        if not self.evidence.resamples.holds_seeds:
+        if not self.evidence.resamples.holds_seeds(contrast):
             remarks.append(self._about_seeds(contrast, figure.seeds))
-        remarks.append(self.evidence.resamples.caution(contrast))
-        if figure.low == figure.high:
+        if not isfinite(figure.low) or figure.low == figure.high:
             p = nan = float("nan")
             figure = replace(figure, low=nan, high=nan)
             remarks.append("nothing that could be resampled varies, so there is no interval and no verdict")
+        else:
+            remarks.append(self.evidence.resamples.caution(contrast))
         return Finding(
             id=self.id, claim=claim, scope=scope, estimate=figure.estimate, low=figure.low, high=figure.high, p_value=p, p_adjusted=p,
             verdict=verdict_of(figure.low, figure.high, list(by_seed.values())),
@@ -236,6 +237,6 @@ def _estimate(part: Finding) -> str:
     return f"{part.estimate:+.4f}" + (f" [{part.low:+.4f}, {part.high:+.4f}]" if isfinite(part.low) and isfinite(part.high) else "")
 
 
-def _doubt(row: Finding) -> tuple[bool, float]:
-    """How little a part holds its claim up: most where it has no interval, then by the p-value of its lying above zero."""
-    return not isfinite(row.p_value), row.p_value / 2 if row.estimate > 0 else 1 - row.p_value / 2
+def _doubt(row: Finding) -> tuple[bool, bool, float]:
+    """How little a part holds its claim up: most where it has no interval, then where it does not hold (a single seed may disagree), then by p."""
+    return not isfinite(row.p_value), row.verdict != "supported", row.p_value / 2 if row.estimate > 0 else 1 - row.p_value / 2

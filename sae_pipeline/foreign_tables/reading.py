@@ -16,6 +16,9 @@ from sae_pipeline.foreign_tables.columns import COLUMNS, MEASURED, Taken
 from sae_pipeline.metrics.registry import METRICS
 from sae_pipeline.study.section import Kind
 
+ROUNDED = 0.05
+"""How far apart two ways to a width may lie, of it: expansion factors are often rounded."""
+
 SEPARATORS = ",;\t|"
 MISSING = {"", "na", "n/a", "nan", "none", "null", "-", "–", "—"}
 """Texts, in any case, that stand for no value."""
@@ -53,7 +56,7 @@ def typed(path: Path, frame: pd.DataFrame, column: Taken) -> pd.Series:
     """
     values = frame[column.name]
     kind = COLUMNS[column.id].kind
-    text = values.map(lambda value: "" if value is None or value != value else str(value).strip())
+    text = values.map(lambda value: "" if pd.isna(value) else str(value).strip())
     given = ~text.str.casefold().isin(MISSING)
     if kind == "text":
         return text.where(given, np.nan)
@@ -104,16 +107,33 @@ def check_ranges(path: Path, values: pd.DataFrame, taken: Sequence[Taken]) -> No
                 f"{path}, row {row_number(path, row)}: column {names[name]} ({name}): expected {low / factor:g} to {high / factor:g} {unit}".rstrip()
                 + f", found {_as_in_file(values[name].iloc[row], columns[name])}; {remedy}"
             )
-    for name in (name for name in ("expansion", "d_sae", "d_model", "tokens") if name in names):
+    for name in (name for name in ("expansion", "d_sae", "d_model", "tokens", "sparsity") if name in names):
         if (values[name] <= 0).any():
             row = int(np.flatnonzero(values[name] <= 0)[0])
             raise BadInput(
-                f"{path}, row {row_number(path, row)}: column {names[name]} ({name}): expected a number above 0, found {_as_in_file(values[name].iloc[row], columns[name])}; correct it"
+                f"{path}, row {row_number(path, row)}: column {names[name]} ({name}): expected a number above 0, found {_as_in_file(values[name].iloc[row], columns[name])}; "
+                f"correct it{', or leave it empty where it was not set' if name == 'sparsity' else ''}"
+            )
+    if {"expansion", "d_sae", "d_model"} <= set(names):
+        apart = (values["d_sae"] / (values["expansion"] * values["d_model"]) - 1).abs() > ROUNDED
+        if apart.any():
+            row = int(np.flatnonzero(apart)[0])
+            told = ", ".join(f"{names[name]} {_as_in_file(values[name].iloc[row], columns[name])}" for name in ("expansion", "d_sae", "d_model"))
+            raise BadInput(
+                f"{path}, row {row_number(path, row)}: expected d_sae to be expansion times d_model, found {told}; correct one, or leave it unused with --map d_model="
             )
     if "kind" in values and not (found := set(values["kind"].dropna())) <= set(get_args(Kind)):
         raise BadInput(
             f"{path}: column {names['kind']} (kind): expected one of {', '.join(get_args(Kind))}, found '{sorted(found - set(get_args(Kind)))[0]}'; correct it"
         )
+    if {"kind", "evaluation_set"} <= set(values):
+        kinds = values.dropna(subset=["kind"]).groupby("evaluation_set")["kind"].unique()
+        several = kinds[kinds.map(len) > 1]
+        if len(several):
+            raise BadInput(
+                f"{path}: column {names['kind']} (kind): expected one kind per evaluation set, found {' and '.join(sorted(several.iloc[0]))} for '{several.index[0]}'; "
+                "correct it, or leave it unused with --map kind= and say which mix is of which set's kind with --in-domain"
+            )
 
 
 def _as_in_file(value: float, column: Taken) -> str:

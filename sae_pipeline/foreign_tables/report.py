@@ -50,7 +50,6 @@ def drawn(results: Results, study: Study, shares: Shares) -> StudyFrames:
     return StudyFrames(
         tables=tables,
         **together,
-        recommendations=recommend(together["findings"]),
         sections=(table_section(results), analyses_section(analyses(results, shares))),
         limitations=limitations(results, shares),
     )
@@ -58,8 +57,10 @@ def drawn(results: Results, study: Study, shares: Shares) -> StudyFrames:
 
 def _of_site(tables: StudyTables, study: Study) -> dict[str, pd.DataFrame]:
     found = evidence(tables, study.analysis)
+    findings = claims.find(found, study)
     return {
-        "findings": claims.find(found, study),
+        "findings": findings,
+        "recommendations": recommend(findings),
         "variance_shares": variance_shares(found),
         "matrix": summaries.matrix(found, study),
         "expansion_curve": summaries.expansion_curve(found, study),

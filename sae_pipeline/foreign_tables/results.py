@@ -11,13 +11,16 @@ import pandas as pd
 
 from sae_pipeline.errors import BadInput
 from sae_pipeline.foreign_tables.columns import COLUMNS, MEASURED, SETTINGS, Taken, resolve
-from sae_pipeline.foreign_tables.reading import check_ranges, read_file, row_number, typed
+from sae_pipeline.foreign_tables.reading import ROUNDED, check_ranges, read_file, row_number, typed
 
 NOT_GIVEN = "not given"
 """Name of a mix, set or other setting that the table does not tell."""
 
 FILLED: dict[str, str | float] = {"expansion": 1.0, "d_sae": 1.0, "variant": ""}
 """What stands for a setting that the table does not tell, the same in all rows; otherwise :data:`NOT_GIVEN` or 0."""
+
+FILLED_SPARSITY = 0.0
+"""What stands for the sparsity of an SAE of which it is not told, beside others of which it is."""
 
 UNKNOWN_KIND = "unknown"
 """Kind of every evaluation set where the table does not tell; such sets are neither in-sample nor shifted."""
@@ -101,6 +104,8 @@ def _with_derived(values: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 def _usable(values: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, int]]]:
     """Rows with an explained variance and every setting that the table has a column for; why the others are left out."""
     left_out = []
+    if {"sparsity", "architecture"} <= set(values):
+        values = values.fillna({"sparsity": FILLED_SPARSITY})  # as of a ReLU SAE among TopK SAEs
     for name in (name for name in values.columns if name in COLUMNS and (name not in MEASURED or name == "explained_variance")):
         unbounded = values[name].isin([np.inf, -np.inf]) & (name not in MEASURED)
         missing = values[name].isna() | unbounded
@@ -143,9 +148,7 @@ def _once_each(path: Path, kept: pd.DataFrame, others: pd.DataFrame, settings: l
 def _split(path: Path, kept: pd.DataFrame, settings: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of SAEs with every setting filled in, and the table of metrics."""
     rows = kept.reset_index(drop=True)
-    if "expansion" not in rows and "d_sae" in rows:
-        # Widths that cannot be put as factors still keep SAEs apart.
-        width = "d_sae " + rows["d_sae"].map("{:.0f}".format)
+    if (width := _width(rows)) is not None:
         rows["variant"] = rows["variant"] + ", " + width if "variant" in rows else width
         settings = list(dict.fromkeys([*settings, "variant"]))
     if "sae_id" in rows:
@@ -170,16 +173,40 @@ def _split(path: Path, kept: pd.DataFrame, settings: list[str]) -> tuple[pd.Data
     if "l0" not in metrics:
         metrics["l0"] = np.nan
     saes["arm"] = saes["sae_id"]
-    saes["k"] = saes["sparsity"] if "sparsity" in settings else np.nan
+    saes["k"] = saes["sparsity"].where(saes["sparsity"] != FILLED_SPARSITY) if "sparsity" in settings else np.nan
     return saes, metrics
 
 
+def _width(rows: pd.DataFrame) -> pd.Series | None:
+    """In words, a width that keeps SAEs apart and is no expansion factor: of the dictionary, or of activations that differ, as those of two models do."""
+    if "expansion" not in rows:
+        return "d_sae " + rows["d_sae"].map("{:.0f}".format) if "d_sae" in rows else None
+    if "d_model" in rows:
+        return "d_model " + rows["d_model"].map("{:.0f}".format) if rows["d_model"].nunique() > 1 else None
+    if "d_sae" in rows:
+        activations = rows["d_sae"] / rows["expansion"]
+        return "d_model about " + activations.map("{:.2g}".format) if activations.max() > (1 + ROUNDED) * activations.min() else None
+    return None
+
+
 def _names(rows: pd.DataFrame, settings: list[str]) -> list[str]:
-    """A name for each row's SAE from the settings that vary."""
+    """A name for each row's SAE from the settings that vary, those that others tell left out where they are not needed."""
+    varying = [name for name in settings if rows[name].nunique() > 1] or settings[:1]
     told_already = ("d_sae", "d_model") if "expansion" in rows else ()
-    shown = [name for name in settings if rows[name].nunique() > 1 and name not in told_already] or settings[:1]
-    words = [name + " " + rows[name].map("{:g}".format) if COLUMNS[name].kind != "text" else rows[name].astype(str) for name in shown]
+    short = [name for name in varying if name not in told_already]
+    distinct = len(rows[settings].drop_duplicates()) if settings else 1
+    shown = short if len(rows[short].drop_duplicates()) == distinct else varying
+    words = [_told(rows[name]) for name in shown]
     return [", ".join(parts) for parts in zip(*words, strict=True)] if words else [NOT_GIVEN] * len(rows)
+
+
+def _told(values: pd.Series) -> pd.Series:
+    """A setting in words, different ones in different words."""
+    kind, name = COLUMNS[str(values.name)].kind, str(values.name)
+    if kind == "text":
+        return values.astype(str)
+    untold = f"{name} {NOT_GIVEN}" if name == "sparsity" else None
+    return values.map(lambda value: untold if untold and value == FILLED_SPARSITY else f"{name} {value:{'.0f' if kind == 'integer' else '.15g'}}")
 
 
 def _counted(left_out: Sequence[tuple[str, int]]) -> str:

@@ -91,12 +91,13 @@ def _home_is_writable(root: Path) -> None:
 
 def _corpora_fit(ctx: StudyContext) -> None:
     """Refuse a corpus that is larger than the whole disk; what is nearly full is told when it is written."""
-    largest = max(ctx.study.activations.tokens, *(declared.tokens for declared in ctx.study.held_out.values()))
+    held_out = ((declared.tokens, f"held_out.{name}.tokens") for name, declared in ctx.study.held_out.items())
+    largest, key = max([(ctx.study.activations.tokens, "activations.tokens"), *held_out])
     size = shutil.disk_usage(ctx.home.existing_root).total
     if BYTES_PER_TOKEN * largest > size:
         raise BadInput(
             f"{ctx.home.root}: expected a disk that holds a corpus of {largest:,} tokens ({BYTES_PER_TOKEN * largest / 1e9:,.0f} GB), "
-            f"found one of {size / 1e9:,.0f} GB; lower activations.tokens or point SAE_HOME to a larger disk"
+            f"found one of {size / 1e9:,.0f} GB; lower {key} or point SAE_HOME to a larger disk"
         )
 
 

@@ -35,7 +35,7 @@ VERSIONS = {
     "metrics": 2,
     "scorecard": 4,
     "tables": 5,
-    "findings": 5,
+    "findings": 6,
     "report": 7,
     "positions": 1,
     "position_tables": 1,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 from scipy.stats import t as student
 
 from sae_pipeline.analysis.cell_resamples import CellResamples, compared
@@ -97,6 +98,37 @@ def test_few_cells_without_an_effect_rarely_have_a_small_p_value(expansions: int
         )
         small += found.spread(mix_difference(found)).p_value < 0.01
     assert small <= 8
+
+
+def width_difference(found: Evidence) -> dict[tuple[str, str], float]:
+    return averaged(found.matched("expansion", [2.0, 4.0], ["prose"]), {(4.0, "prose"): 1.0, (2.0, "prose"): -1.0})
+
+
+def common_noise(seed: int) -> Any:
+    """Noise that SAEs of one layer, width and seed have in common whatever their mix, and a little of each alone."""
+    generator = np.random.default_rng(seed)
+    common, own = generator.normal(0, 0.005, (9, 9, 9)), generator.normal(0, 0.002, (9, 9, 9, 2))
+
+    def value(sae: Mapping[str, Any], name: str) -> float:
+        place = sae["layer"], int(np.log2(sae["expansion"])), sae["init_seed"]
+        return float(common[place] + own[(*place, MIXES.index(sae["mix"]))])
+
+    return value
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_noise_that_mixes_have_in_common_is_no_effect_of_the_width(layers: int) -> None:
+    rounds, surprises = 150, 0
+    for seed in range(rounds):
+        found = evidence(tables(common_noise(seed), layers=layers, expansions=2, seeds=2), samples=200)
+        surprises += found.spread(width_difference(found)).p_value < 0.05
+    assert surprises <= binom.ppf(0.999, rounds, 0.05)
+
+
+def test_only_what_cancels_within_layer_width_and_seed_is_held_by_the_cells() -> None:
+    found = evidence(tables(cell_effects(0), seeds=2))
+    assert found.resamples.holds_seeds(mix_difference(found))
+    assert not found.resamples.holds_seeds(width_difference(found))
 
 
 def test_arms_and_seeds_of_a_cell_are_drawn_together() -> None:

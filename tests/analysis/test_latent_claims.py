@@ -151,6 +151,9 @@ def test_a_claim_of_several_parts_is_as_strong_as_its_weakest(study: Study, make
     )
     assert test.all_of("c", ALL_LAYERS, [("a", strong), ("b", weak)]).verdict == "inconclusive"
     assert test.all_of("c", ALL_LAYERS, [("a", strong), ("b", strong)]).p_value == 0.001
+    # A seed that disagrees makes a part inconclusive however small its p-value is.
+    torn = replace(strong, p_value=1e-9, verdict="inconclusive")
+    assert test.all_of("c", ALL_LAYERS, [("a", strong), ("b", torn)]).verdict == "inconclusive"
     against = replace(strong, estimate=-0.2, low=-0.4, high=-0.1, verdict="contradicted")
     both = test.all_of("c", ALL_LAYERS, [("a", strong), ("b", against)])
     assert (both.verdict, both.p_value) == ("contradicted", 0.002)

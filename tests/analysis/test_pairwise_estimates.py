@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -17,17 +17,17 @@ def pairs_of(names: str) -> pd.DataFrame:
 
 
 def test_the_variance_of_a_mean_is_the_sum_over_pairs_that_share_an_sae() -> None:
-    """The double sum of Aronow, Samii and Assenova, written out."""
-    pairs, values = pairs_of("abcd"), np.array([0.1, 0.4, 0.2, 0.9, 0.3, 0.5])
+    """The double sum of Aronow, Samii and Assenova written out, over what it has on average: (n - 2)(n - 3) / (n (n - 1)) of n SAEs."""
+    pairs, values = pairs_of("abcdef"), np.array([1, 9, 4, 3, 8, 2, 7, 5, 1, 6, 2, 9, 4, 8, 3]) / 10
     errors = values - values.mean()
     names = [set(pair) for pair in pairs.itertuples(index=False)]
-    total = sum(errors[p] * errors[q] for p in range(6) for q in range(6) if names[p] & names[q])
-    deviation = (max(total, (errors**2).sum()) / 36 * 6 / 5) ** 0.5
+    total = sum(errors[p] * errors[q] for p in range(15) for q in range(15) if names[p] & names[q])
+    deviation = max(total / (4 * 3 / (6 * 5)), (errors**2).sum() * 15 / 14) ** 0.5 / 15
     found = pair_mean(values.tolist(), pairs, 0.95)
     assert found.estimate == pytest.approx(values.mean())
-    assert found.high - found.estimate == pytest.approx(stats.t.ppf(0.975, 3) * deviation)
-    assert found.p_value == pytest.approx(2 * stats.t.sf(values.mean() / deviation, 3), rel=1e-4)
-    assert (found.pairs, found.saes) == (6, 4)
+    assert found.high - found.estimate == pytest.approx(stats.t.ppf(0.975, 5) * deviation)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(values.mean() / deviation, 5), rel=1e-4)
+    assert (found.pairs, found.saes) == (15, 6)
 
 
 def test_pairs_without_a_common_sae_give_students_interval() -> None:
@@ -46,20 +46,55 @@ def test_the_only_pair_of_its_kind_leaves_the_difference_without_an_interval() -
     assert np.isnan([found.low, found.high, found.p_value]).all()
 
 
-def test_one_pair_has_no_interval() -> None:
-    assert np.isnan(pair_mean([0.4], pairs_of("ab"), 0.95).low)
+@pytest.mark.parametrize("names", ["ab", "abc"])
+def test_pairs_of_fewer_than_four_saes_have_no_interval(names: str) -> None:
+    """Residuals of three SAEs leave nothing of what pairs have in common."""
+    assert np.isnan(pair_mean([0.4, 0.1, 0.3][: len(names) * (len(names) - 1) // 2], pairs_of(names), 0.95).low)
 
 
-def test_intervals_hold_the_truth_though_every_sae_is_in_many_pairs() -> None:
+def one_factor_pairs(*levels: int) -> pd.DataFrame:
+    """Pairs of a grid's SAEs that differ in one factor."""
+    grid = list(product(*map(range, levels)))
+    chosen = [(str(a), str(b)) for a, b in combinations(grid, 2) if sum(x != y for x, y in zip(a, b, strict=True)) == 1]
+    return pd.DataFrame(chosen, columns=["sae_id", "other_sae_id"])
+
+
+DESIGNS = {
+    "4 SAEs": pairs_of("abcd"),
+    "6 SAEs": pairs_of("abcdef"),
+    "10 SAEs": pairs_of("abcdefghij"),
+    "3 x 2": one_factor_pairs(3, 2),
+    "4 x 2": one_factor_pairs(4, 2),
+    "3 x 2 x 2": one_factor_pairs(3, 2, 2),
+}
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_intervals_hold_the_truth_though_every_sae_is_in_many_pairs(design: str) -> None:
     """A pair's figure is the sum of what its two SAEs bring along, so ten SAEs are ten observations and not forty-five."""
-    generator, pairs = np.random.default_rng(1), pairs_of("abcdefghij")
+    generator, pairs, rounds = np.random.default_rng(1), DESIGNS[design], 400
+    names = pd.unique(pairs.to_numpy().ravel())
     held, naive = 0, 0
-    for _ in range(400):
-        of = pd.Series(generator.normal(size=10), index=list("abcdefghij"))
-        values = 0.5 + of[pairs["sae_id"]].to_numpy() + of[pairs["other_sae_id"]].to_numpy() + 0.3 * generator.normal(size=45)
+    for _ in range(rounds):
+        of = pd.Series(generator.normal(size=len(names)), index=names)
+        values = 0.5 + of[pairs["sae_id"]].to_numpy() + of[pairs["other_sae_id"]].to_numpy() + 0.3 * generator.normal(size=len(pairs))
         found = pair_mean(values.tolist(), pairs, 0.95)
         held += found.low <= 0.5 <= found.high
-        low, high = stats.t.interval(0.95, 44, values.mean(), stats.sem(values))
+        low, high = stats.t.interval(0.95, len(pairs) - 1, values.mean(), stats.sem(values))
         naive += low <= 0.5 <= high
-    assert held / 400 >= 0.88
-    assert naive / 400 <= 0.7
+    assert held >= stats.binom.ppf(0.001, rounds, 0.95)
+    assert naive <= 0.8 * rounds
+
+
+@pytest.mark.parametrize("noise", [0.3, 3.0])
+def test_a_difference_between_kinds_of_pairs_that_is_not_there_is_seldom_found(noise: float) -> None:
+    generator, pairs, rounds = np.random.default_rng(2), one_factor_pairs(3, 3), 400
+    names = pd.unique(pairs.to_numpy().ravel())
+    same_first = [float(a[1] == b[1]) for a, b in pairs.itertuples(index=False)]
+    terms = pd.DataFrame({"mean": 1.0, "kind": same_first})
+    found = 0
+    for _ in range(rounds):
+        of = pd.Series(generator.normal(size=len(names)), index=names)
+        values = of[pairs["sae_id"]].to_numpy() + of[pairs["other_sae_id"]].to_numpy() + noise * generator.normal(size=len(pairs))
+        found += pair_estimate(values.tolist(), terms, [0.0, 1.0], pairs, 0.95).p_value < 0.05
+    assert found <= stats.binom.ppf(0.999, rounds, 0.05)

@@ -68,6 +68,37 @@ def test_widths_follow_from_each_other(tmp_path: Path) -> None:
     assert apart.saes["variant"].nunique() == 3  # never compared across widths
 
 
+def test_saes_of_two_models_are_never_compared(tmp_path: Path) -> None:
+    """The same factors on activations of another width, told by the widths of dictionaries and of activations, or of dictionaries alone."""
+    frame = results()
+    other = frame.assign(d_sae=frame["d_sae"] / 4, explained_variance=frame["explained_variance"] - 0.3)
+    both = pd.concat([frame.assign(d_model=D_MODEL), other.assign(d_model=D_MODEL // 4)])
+    for told in (both, both.drop(columns="d_model")):
+        found = read_results(written(tmp_path, told))
+        assert len(found.saes) == found.saes["sae_id"].nunique() == 2 * len(read_results(written(tmp_path)).saes)
+        assert found.saes.groupby("variant")["d_sae"].max().tolist() == sorted((2048 * 8, 512 * 8), key=str)
+
+
+def test_names_tell_long_numbers_apart(tmp_path: Path) -> None:
+    frame = pd.concat([results().assign(seed=seed, lr=rate) for seed, rate in ((20240101, 1e-3), (20240102, 1e-3), (20240101, 1.0000001e-3))])
+    saes = read_results(written(tmp_path, frame)).saes
+    assert saes["sae_id"].is_unique
+    assert len(saes) == 3 * len(read_results(written(tmp_path)).saes)
+
+
+def test_saes_without_a_sparsity_stay_beside_those_that_have_one(tmp_path: Path) -> None:
+    frame = pd.concat([results().assign(architecture="topk", k=64), results().assign(architecture="relu", k=None)])
+    found = read_results(written(tmp_path, frame))
+    assert not found.left_out
+    assert found.saes.groupby("architecture")["k"].agg(["count", "size"]).loc[["relu", "topk"]].to_numpy().tolist() == [[0, 120], [120, 120]]
+
+
+def test_missing_text_of_any_type_is_missing(tmp_path: Path) -> None:
+    frame = results().astype({"sae_train_dataset": "string"})
+    frame.loc[3, "sae_train_dataset"] = pd.NA
+    assert read_results(written(tmp_path, frame, "results.parquet")).left_out == (("no value of mix", 1),)
+
+
 def test_explained_variance_follows_from_the_unexplained(tmp_path: Path) -> None:
     frame = results()
     found = read_results(written(tmp_path, frame.assign(fvu=1 - frame["explained_variance"]).drop(columns="explained_variance")))
@@ -129,6 +160,14 @@ REFUSED: dict[str, tuple[Change, list[str], list[str]]] = {
         ["they differ in decay", "--map variant=decay"],
     ),
     "a name for several SAEs": (lambda frame: frame.assign(sae_id="one"), [], ["one setting per SAE", "'one'"]),
+    "a width that is not the factor's": (
+        lambda frame: frame.assign(d_model=64), [], ["row 2", "expected d_sae to be expansion times d_model", "d_sae 4096, d_model 64", "--map d_model="],
+    ),
+    "a kind that depends on the mix": (
+        lambda frame: frame.assign(kind=np.where(frame["sae_train_dataset"] == "C4", "in_sample", "domain_shift")), [],
+        ["one kind per evaluation set, found domain_shift and in_sample for 'GAIR/lima'", "--map kind=", "--in-domain"],
+    ),
+    "a sparsity of nothing": (lambda frame: frame.assign(k=0), [], ["column k (sparsity)", "above 0", "leave it empty"]),
     "no rows": (lambda frame: frame.iloc[:0], [], ["columns only"]),
     "no usable rows": (lambda frame: frame.assign(explained_variance=""), [], ["none", "240 with no value of explained_variance"]),
     "an unknown id": (lambda frame: frame, ["corpus=layer"], ["'corpus'", "known are mix, layer"]),

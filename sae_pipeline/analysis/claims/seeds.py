@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import combinations
+from math import isfinite
 
 import numpy as np
 import pandas as pd
@@ -51,9 +52,10 @@ def seed_spread(test: Test) -> Iterator[Finding]:
         verdict = "supported" if high < smallest else "contradicted" if largest < low else "inconclusive"
         p = level_of(partial(_overlap, chosen, spread))
         where_compared = f"on {', '.join(sets)}{' (mean over the sets)' if len(sets) > 1 else ''}"
+        interval = f"[{smallest:.4f}, {largest:.4f}]" if isfinite(effect.low) else "without an interval"
         remarks = [
             f"standard deviation between seeds {where_compared}, pooled over {len(chosen)} settings; the difference between {mixes[0]} and {mixes[1]} "
-            f"is {effect.estimate:.4f} [{smallest:.4f}, {largest:.4f}] there",
+            f"is {effect.estimate:.4f} {interval} there",
             "" if effect.seeds > 1 else "that difference rests on one seed, so its interval leaves out the noise of training",
             substitute,
         ]
