@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sae_pipeline.analysis.bootstrap import FEW_DOCUMENTS, Array, percentile_interval
 from sae_pipeline.analysis.contrasts import Evidence
-from sae_pipeline.analysis.tables import evaluation_sets
+from sae_pipeline.analysis.tables import evaluation_sets, in_sample
 from sae_pipeline.study.section import Kind
 
 FILE = "generalisation.v1.yaml"
@@ -80,21 +80,21 @@ def expected() -> dict[Kind, Band]:
 
 
 def gaps(evidence: Evidence) -> pd.DataFrame:
-    """Every SAE on every set that is not in-sample, against its mean over the in-sample sets; columns as :data:`COLUMNS`.
+    """Every SAE on every set that is not in-sample for it, against its mean over those that are; columns as :data:`COLUMNS`.
 
     Intervals resample documents, with the same draw for every SAE. Where the in-sample explained variance is at most zero
-    there is no relative drop, and where its own interval reaches zero there is none that could be judged.
-    Empty for a study without an in-sample set. All SAEs must be of one site.
+    there is no relative drop, and where its own interval reaches zero there is none that could be judged. A set of the kind
+    in_sample that is so for other mixes only is held to the band of a domain shift. SAEs without an in-sample set have no
+    rows. All SAEs must be of one site.
     """
     tables = evidence.tables
-    in_sample = evaluation_sets(tables, "in_sample")
+    own = tables.sae_metrics[in_sample(tables.sae_metrics)].groupby("sae_id")["evaluation_set"].agg(sorted).to_dict()
     kinds = tables.sae_metrics.drop_duplicates("evaluation_set").set_index("evaluation_set")["kind"]
-    shifted = [name for name in evaluation_sets(tables) if name not in in_sample]
     rows = [
         row
         for sae_id in evidence.design["sae_id"]
-        for name in shifted
-        if in_sample and (row := _gap(evidence, sae_id, name, str(kinds[name]), in_sample)) is not None
+        for name in evaluation_sets(tables)
+        if name not in own.get(sae_id, [name]) and (row := _gap(evidence, sae_id, name, str(kinds[name]), own[sae_id])) is not None
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
@@ -111,28 +111,36 @@ def verdict(low: float, high: float, band: Band) -> str:
     return AS_EXPECTED if band.low <= low and high <= band.high else UNCERTAIN
 
 
-def _gap(evidence: Evidence, sae_id: str, name: str, kind: str, in_sample: list[str]) -> dict[str, Any] | None:
+def _gap(evidence: Evidence, sae_id: str, name: str, kind: str, own: list[str]) -> dict[str, Any] | None:
     """One row, or None where the SAE has no finite figures on one of the sets."""
     rows, values = evidence.resamples.values("explained_variance")
-    if any((sae_id, place) not in rows for place in (name, *in_sample)):
+    if any((sae_id, place) not in rows for place in (name, *own)):
         return None
     l0_rows, l0_values = evidence.resamples.values("l0")
-    inside = values[[rows[sae_id, place] for place in in_sample]].mean(0)
+    inside = values[[rows[sae_id, place] for place in own]].mean(0)
     found = values[rows[sae_id, name]]
-    l0_inside = l0_values[[l0_rows[sae_id, place] for place in in_sample]].mean(0)
+    l0_inside = l0_values[[l0_rows[sae_id, place] for place in own]].mean(0)
     l0 = l0_values[l0_rows[sae_id, name]]
+    of_others = kind == "in_sample"
+    kind = "domain_shift" if of_others else kind
     band = expected().get(kind)  # type: ignore[call-overload]
     relative, note = relative_drop(inside, found, evidence.confidence)
     documents = evidence.resamples.documents
-    few = [place for place in (*in_sample, name) if documents[place] < FEW_DOCUMENTS]
-    notes = [note, f"fewer than {FEW_DOCUMENTS} documents in {', '.join(few)}, so the intervals may be too narrow" if few else ""]
+    few = [place for place in (*own, name) if documents[place] < FEW_DOCUMENTS]
+    alone = [place for place in (name, *own) if documents[place] < 2]
+    notes = [
+        "of the kind in_sample, but this SAE's mix has too little of its text, so it counts as a domain shift" if of_others else "",
+        note,
+        f"one document in {', '.join(alone)}, which tells nothing of others" if alone else "",
+        f"fewer than {FEW_DOCUMENTS} documents in {', '.join(few)}, so the intervals may be too narrow" if few else "",
+    ]
     edges = (band.low, band.high) if band else (np.nan, np.nan)
     if not np.isfinite(relative[0]) or band is None:
         said = UNDEFINED
     else:
-        said = verdict(relative[1], relative[2], band) if np.isfinite(relative[1]) else UNCERTAIN
+        said = verdict(relative[1], relative[2], band) if np.isfinite(relative[1]) and not alone else UNCERTAIN
     return (
-        {"sae_id": sae_id, "evaluation_set": name, "kind": kind, "in_sample_sets": ", ".join(in_sample)}
+        {"sae_id": sae_id, "evaluation_set": name, "kind": kind, "in_sample_sets": ", ".join(own)}
         | {"explained_variance_in_sample": inside[0], "explained_variance": found[0]}
         | _figures("generalisation_gap", inside - found, evidence.confidence)
         | dict(zip(("relative_drop", "relative_drop_low", "relative_drop_high"), relative, strict=True))
@@ -140,7 +148,7 @@ def _gap(evidence: Evidence, sae_id: str, name: str, kind: str, in_sample: list[
         | {"verdict": said, "l0_in_sample": l0_inside[0], "l0": l0[0]}
         | _figures("l0_shift", l0 - l0_inside, evidence.confidence)
         | _figures("relative_l0_shift", (l0 - l0_inside) / np.where(l0_inside > 0, l0_inside, np.nan), evidence.confidence)
-        | {"documents": sum(documents[place] for place in (*in_sample, name)), "note": "; ".join(part for part in notes if part)}
+        | {"documents": sum(documents[place] for place in (*own, name)), "note": "; ".join(part for part in notes if part)}
     )
 
 

@@ -24,6 +24,9 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Columns without which a table cannot be analysed; each table may hold more."""
 
+MOSTLY = 0.5
+"""Share of a set's text that an SAE's training mix must have for the set to be in-sample for it."""
+
 WIDTH_RULE = "width rule"
 """Value of the design column ``rate`` for an SAE trained at 2e-4 / sqrt(d_sae / 2**14)."""
 
@@ -46,7 +49,8 @@ class StudyTables:
         ``architecture``, ``k``, ``target_l0``, ``sparsity`` (k or the target), ``tokens``, ``init_seed``, ``data_seed``,
         ``batch_size``, ``learning_rate``, ``arm`` (label), ``fingerprint``, ``path``, ``train_seconds``, ``final_loss``,
         ``final_l0``, and ``share_<source>`` (token share of its training mix) per source.
-    sae_metrics: one row per SAE and evaluation set. ``sae_id``, ``evaluation_set``, ``kind``, and one column per metric.
+    sae_metrics: one row per SAE and evaluation set. ``sae_id``, ``evaluation_set``, ``kind``, ``shared_text`` (see
+        :meth:`sae_pipeline.study.Study.shared_text`; not in tables made elsewhere), and one column per metric.
     document_sums: one row per SAE, evaluation set and document. ``document``, ``document_hash``, ``n`` (tokens) and float64
         sums over them: ``sse``, ``cosine``, ``l0``, ``l1``, ``ce_sae``, ``kl`` …
     baseline_sums: one row per evaluation set, layer, ``site`` and document: ``n``, ``sum_sq``, ``ce_clean`` … and ``sum_x``, an
@@ -120,3 +124,13 @@ def evaluation_sets(tables: StudyTables, kind: str | None = None) -> list[str]:
     metrics = tables.sae_metrics
     chosen = metrics if kind is None else metrics[metrics["kind"] == kind]
     return sorted(chosen["evaluation_set"].unique())
+
+
+def in_sample(sae_metrics: pd.DataFrame) -> pd.Series:
+    """Bool, whether the set of each row is text like that which its SAE was trained on.
+
+    A study declares a set's kind once, and its mixes may differ: the set of one source is in-sample for the SAEs of that source
+    and not for those that never saw it. So the kind has to be in_sample and most of the text has to be shared, as far as it is known.
+    """
+    own: pd.Series = sae_metrics["kind"] == "in_sample"
+    return own & ~(sae_metrics["shared_text"] < MOSTLY) if "shared_text" in sae_metrics.columns else own

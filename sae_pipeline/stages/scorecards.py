@@ -61,6 +61,7 @@ def draw(ctx: StudyContext, mix: str, point: HookPoint) -> Artifact:
                 frame = pd.read_parquet(cell.file("metrics.parquet"))
                 frame.insert(0, "sae_id", [trained.cell.sae_id(label) for label in frame.pop("arm")])
                 frame.insert(2, "kind", [ctx.study.held_out[name].kind for name in frame["evaluation_set"]])
+                frame.insert(3, "shared_text", [ctx.study.shared_text(mix, name) for name in frame["evaluation_set"]])
                 metrics.append(frame)
         table = pd.DataFrame(described).astype(NULLABLE if described else {})
         rows = pd.concat(metrics, ignore_index=True) if metrics else pd.DataFrame()

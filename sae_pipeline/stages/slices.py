@@ -33,7 +33,7 @@ VERSIONS = {
     "spelling": 1,
     "absorption": 1,
     "metrics": 2,
-    "scorecard": 4,
+    "scorecard": 5,
     "tables": 5,
     "findings": 6,
     "report": 7,

@@ -13,7 +13,7 @@ from sae_pipeline.stages import tables
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.tracking import TRACKERS, TrackedRun
 
-LABELS = ("sae_id", "kind", "evaluation_set")
+LABELS = ("sae_id", "kind", "shared_text", "evaluation_set")
 """Columns of ``sae_metrics`` that are no metrics."""
 
 

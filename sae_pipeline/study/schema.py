@@ -138,6 +138,11 @@ class Study(Section):
         """Every site of every layer, in the study's order."""
         return tuple(HookPoint(layer, site) for site in self.activations.sites for layer in self.activations.layers)
 
+    def shared_text(self, mix: str, evaluation_set: str) -> float:
+        """Sum over sources of the smaller of the mix's and the set's token share: 1 for a mix like the set, 0 where they have no source in common."""
+        trained, evaluated = self.mixes[mix], self.held_out[evaluation_set].shares
+        return sum(min(share, trained.get(source, 0.0)) for source, share in evaluated.items())
+
     @property
     def read_for_positions(self) -> tuple[str, str, float]:
         """(evaluation set, mix, expansion factor) of the position study."""

@@ -113,3 +113,10 @@ def test_a_study_without_in_sample_sets_has_an_empty_table_with_typed_columns(
     found = gaps(Evidence.of(make_tables(study, lambda *_: 0.5), study))
     assert found.empty
     assert "object" not in found.dtypes.astype(str).tolist()
+
+
+def test_one_document_is_no_verdict(make_study: Callable[..., Study], make_tables: Callable[..., StudyTables]) -> None:
+    study = make_study()
+    found = gaps(Evidence.of(make_tables(study, lambda _, name: {"prose": 0.9, "chat": 0.1}[name], seeds=(0,), documents=1), study))
+    assert set(found["verdict"]) == {"uncertain"}
+    assert found["note"].str.startswith("one document in chat, prose, which tells nothing of others").all()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from sae_pipeline.analysis.contrasts import Evidence
+from sae_pipeline.analysis.generalisation import gaps
+from sae_pipeline.analysis.health.marks import with_judged_quantities
 from sae_pipeline.analysis.improving.root_cause_rules import DERIVED, RootCauses, Rule, root_causes
-from sae_pipeline.analysis.improving.root_causes import MARK, diagnose, holds, shared_text
+from sae_pipeline.analysis.improving.root_causes import MARK, diagnose, holds
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.metrics.registry import METRICS
 from sae_pipeline.saes.arm import Arm
@@ -113,8 +117,32 @@ def test_a_rule_that_means_nothing_is_refused(change: dict[str, Any], said: str)
 def test_text_is_shared_source_by_source(make_study: Callable[..., Study]) -> None:
     mixed = {"shares": {"prose": 0.5, "chat": 0.5}, "kind": "in_sample"}
     study = make_study(held_out={"prose": {"shares": {"prose": 1.0}, "kind": "in_sample"}, "mixed": mixed})
-    assert shared_text(study, "PRE", "prose") == pytest.approx(0.7)
-    assert shared_text(study, "PRE", "mixed") == pytest.approx(0.5 + 0.3)
+    assert study.shared_text("PRE", "prose") == pytest.approx(0.7)
+    assert study.shared_text("PRE", "mixed") == pytest.approx(0.5 + 0.3)
+
+
+def test_a_set_of_the_kind_in_sample_is_none_for_saes_that_never_saw_its_text(
+    make_study: Callable[..., Study], make_tables: Callable[..., StudyTables]
+) -> None:
+    """Two pure mixes, both sets declared in_sample: on the other's text an SAE was trained on other text, and not too little."""
+    pure = {name: {"shares": {name: 1.0}, "kind": "in_sample"} for name in ("prose", "chat")}
+    study = make_study({"PROSE": {"prose": 1.0}, "CHAT": {"chat": 1.0}}, held_out=pure)
+    tables = make_tables(study, lambda sae, name: 0.8 if sae["mix"].lower() == name else 0.3, seeds=(0,))
+    shared = [study.shared_text(sae_id.split(".")[0], name) for sae_id, name in tables.sae_metrics[["sae_id", "evaluation_set"]].to_numpy()]
+    tables = replace(tables, sae_metrics=tables.sae_metrics.assign(shared_text=shared, l0=16.0))
+    found = gaps(Evidence.of(tables, study))
+    assert found.groupby("sae_id")["in_sample_sets"].agg(list).to_dict() == {
+        sae_id: [sae_id.split(".")[0].lower()] for sae_id in tables.saes["sae_id"]
+    }
+    assert set(found["verdict"]) == {"more_than_expected"}
+    assert found["relative_drop"].tolist() == pytest.approx([(0.8 - 0.3) / 0.8] * len(found), abs=0.03)
+    health = pd.DataFrame(
+        [(row.sae_id, row.evaluation_set, "a.v1", "explained_variance", "poor") for row in found.itertuples()],
+        columns=["sae_id", "evaluation_set", "rubric", "metric", "mark"],
+    )
+    assert set(diagnose(tables, study, health, found, rubric="a.v1", n_layers=4)["cause"]) == {"other_text"}
+    judged = with_judged_quantities(tables.sae_metrics, tables.saes.assign(final_loss=0.2)).set_index(["sae_id", "evaluation_set"])["train_gap"]
+    assert {sae_id.split(".")[0].lower() == name for (sae_id, name), gap in judged.items() if gap == gap} == {True}
 
 
 def test_only_the_marks_of_the_named_rubric_count(make_study: Callable[..., Study], make_tables: Callable[..., StudyTables]) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from sae_pipeline.analysis.health.bands import NOT_JUDGED, SEVERITY, SIGN_OF, Band, Gap, JudgedMetric, Reading
 from sae_pipeline.analysis.health.intervals import Range
 from sae_pipeline.analysis.health.rubrics import Rubric
+from sae_pipeline.analysis.tables import in_sample
 
 COLUMNS = ["sae_id", "evaluation_set", "rubric", "metric", "value", "mark", "band", "note", "called"]
 
@@ -28,7 +29,7 @@ def with_judged_quantities(sae_metrics: pd.DataFrame, saes: pd.DataFrame) -> pd.
 
     ``l0_over_target``: L0 over the k or target L0 that the SAE was set to; at least 1 for TopK, which may use fewer latents
     where fewer are positive, and misses nothing by that. ``train_gap``: explained variance of the last training batch
-    (1 - ``final_loss``) minus that on the set, for sets of the kind in_sample; elsewhere a gap is a matter of the shift.
+    (1 - ``final_loss``) minus that on the set, for sets that are in-sample for the SAE; elsewhere a gap is a matter of the shift.
     """
     known = [name for name in ("sparsity", "architecture", "final_loss") if name in saes.columns]
     joined = sae_metrics[["sae_id"]].merge(saes[["sae_id", *known]], on="sae_id", how="left")
@@ -37,7 +38,7 @@ def with_judged_quantities(sae_metrics: pd.DataFrame, saes: pd.DataFrame) -> pd.
         ratio = judged["l0"] / joined["sparsity"]
         judged[L0_OVER_TARGET] = ratio.where(joined["architecture"] != "topk", ratio.clip(lower=1.0)) if "architecture" in joined else ratio
     if "final_loss" in joined and {"explained_variance", "kind"} <= set(judged):
-        judged[TRAIN_GAP] = (1 - joined["final_loss"] - judged["explained_variance"]).where(judged["kind"] == "in_sample")
+        judged[TRAIN_GAP] = (1 - joined["final_loss"] - judged["explained_variance"]).where(in_sample(judged))
     return judged
 
 

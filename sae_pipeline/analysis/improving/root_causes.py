@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sae_pipeline.analysis.improving.root_cause_rules import Condition, RootCauses, Rule, root_causes
-from sae_pipeline.analysis.tables import StudyTables
+from sae_pipeline.analysis.tables import StudyTables, in_sample
 from sae_pipeline.study.schema import Study
 
 COLUMNS: dict[str, Any] = dict.fromkeys(("sae_id", "evaluation_set", "cause", "statement", "evidence", "metric"), "string") | {
@@ -39,7 +39,7 @@ def diagnose(
         n_layers: blocks of the subject.
         rules: None takes those that come with the package.
     """
-    looked_at = [(kind == "in_sample", facts) for kind, facts in _facts(tables, study, health[health["rubric"] == rubric], gaps, n_layers)]
+    looked_at = _facts(tables, study, health[health["rubric"] == rubric], gaps, n_layers)
     rows = [
         {
             "sae_id": facts["sae_id"],
@@ -52,8 +52,8 @@ def diagnose(
             "source": rule.source,
         }
         for rule in (rules or root_causes()).rules
-        for in_sample, facts in looked_at
-        if in_sample == (rule.sets == "in_sample") and (evidence := holds(rule, facts)) is not None
+        for own, facts in looked_at
+        if own == (rule.sets == "in_sample") and (evidence := holds(rule, facts)) is not None
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
@@ -93,28 +93,22 @@ def _shown(value: Any) -> str:
     return f"{int(value):,}" if float(value).is_integer() else f"{value:.4g}"
 
 
-def _facts(tables: StudyTables, study: Study, health: pd.DataFrame, gaps: pd.DataFrame, n_layers: int) -> list[tuple[str, dict[str, Any]]]:
-    """(kind of the set, facts) of every SAE on every set, in the order of the tables."""
+def _facts(tables: StudyTables, study: Study, health: pd.DataFrame, gaps: pd.DataFrame, n_layers: int) -> list[tuple[bool, dict[str, Any]]]:
+    """(whether the set is in-sample for the SAE, facts) of every SAE on every set, in the order of the tables."""
     marks = {key: dict(zip(rows["metric"], rows["mark"], strict=True)) for key, rows in health.groupby(["sae_id", "evaluation_set"])}
     verdicts = gaps.set_index(["sae_id", "evaluation_set"])["verdict"].to_dict()
     described = {row["sae_id"]: row for row in tables.saes.to_dict("records")}
-    found: list[tuple[str, dict[str, Any]]] = []
-    for row in tables.sae_metrics.to_dict("records"):
+    found: list[tuple[bool, dict[str, Any]]] = []
+    for row, own in zip(tables.sae_metrics.to_dict("records"), in_sample(tables.sae_metrics), strict=True):
         sae, key = described[row["sae_id"]], (row["sae_id"], row["evaluation_set"])
         facts = {str(name): value for name, value in {**sae, **row}.items()}
         facts |= {MARK + metric: mark for metric, mark in marks.get(key, {}).items()}
         facts["depth"] = (sae["layer"] + 1) / n_layers
-        facts["shared_text"] = shared_text(study, str(sae["mix"]), str(row["evaluation_set"]))
+        facts["shared_text"] = study.shared_text(str(sae["mix"]), str(row["evaluation_set"]))
         if ALWAYS_ON in row:
             share = float(row[ALWAYS_ON])
             facts["always_on_latents"] = round(share * sae["d_sae"]) if isfinite(share) else None
         facts["l0_over_asked"] = float(row["l0"]) / float(sae["sparsity"])
         facts["generalisation"] = verdicts.get(key)
-        found.append((str(row["kind"]), facts))
+        found.append((bool(own), facts))
     return found
-
-
-def shared_text(study: Study, mix: str, evaluation_set: str) -> float:
-    """Sum over sources of the smaller of the mix's and the set's token share: 1 for a mix like the set, 0 where they have no source in common."""
-    trained, evaluated = study.mixes[mix], study.held_out[evaluation_set].shares
-    return sum(min(share, trained.get(source, 0.0)) for source, share in evaluated.items())
