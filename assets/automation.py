@@ -1,7 +1,7 @@
 """What runs on its own: the staleness condition and the sensor that applies it, schedules, and the watch over sources."""
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any
 
@@ -54,7 +54,7 @@ def stale_only(upstream: Sequence[dg.AssetKey]) -> dg.AutomationCondition:
 
 
 def automation(study: Study) -> dg.Definitions:
-    """Sensors, schedules and jobs of a study; what the study file does not switch on is switched on in the UI."""
+    """Sensors, schedules and jobs of a study; schedules that its file names run from the start, what it does not switch on is switched on in the UI."""
     sensors: list[dg.SensorDefinition] = [
         dg.AutomationConditionSensorDefinition(
             "rerun_stale",
@@ -68,31 +68,40 @@ def automation(study: Study) -> dg.Definitions:
     if study.schedules.watch_minutes:
         sensors.append(_watch(study))
     offered, asked = jobs(study), study.schedules
-    schedules: list[dg.ScheduleDefinition] = [
-        _at(
-            asked.report, offered[REFRESH], "scheduled_refresh", "Rebuilds the study's tables, findings and report at the times the study file names."
-        )
+    at = partial(_at, study)
+    schedules = [
+        at("report", offered[REFRESH], "scheduled_refresh", "Rebuilds the study's tables, findings and report at the times the study file names.")
     ]
-    for name, cron in (("versions", asked.versions), ("rubric_review", asked.rubric_review)):
-        if cron is not None:
-            schedules.append(_at(cron, offered[f"keep_{name}"], f"scheduled_{name}", offered[f"keep_{name}"].description))
+    for name in ("versions", "rubric_review"):
+        if getattr(asked, name) is not None:
+            schedules.append(at(name, offered[f"keep_{name}"], f"scheduled_{name}", offered[f"keep_{name}"].description))
     if asked.evaluation is not None:
         schedules += [
-            _at(
-                asked.evaluation, offered[EVALUATE], "scheduled_evaluation",
+            at(
+                "evaluation", offered[EVALUATE], "scheduled_evaluation",
                 "Evaluates all SAEs on a fresh window of held-out text and compares the figures with those recorded before.", _fresh_window(study),
             ),
-            _at(
-                asked.evaluation, offered[SCORECARDS], "scheduled_scorecards",
+            at(
+                "evaluation", offered[SCORECARDS], "scheduled_scorecards",
                 "Draws every scorecard again, so that the health checks speak of the SAEs as they are and none is overdue.", _every_layer(study),
             ),
         ]  # fmt: skip
     return dg.Definitions(sensors=sensors, schedules=schedules, jobs=list(offered.values()))
 
 
-def _at(cron: str, job: Any, name: str, description: str, requests: Callable[..., Any] = lambda: dg.RunRequest()) -> dg.ScheduleDefinition:
-    """A schedule in UTC; ``requests`` says at each tick what runs, by default the job once."""
-    schedule: Any = dg.schedule(name=name, job=job, cron_schedule=cron, execution_timezone="UTC", description=description)
+def _at(
+    study: Study, entry: str, job: Any, name: str, description: str, requests: Callable[..., Any] = lambda: dg.RunRequest()
+) -> dg.ScheduleDefinition:
+    """A schedule in UTC at the times of an entry of ``schedules:``; ``requests`` says at each tick what runs, by default the job once."""
+    named = entry in study.schedules.model_fields_set
+    schedule: Any = dg.schedule(
+        name=name,
+        job=job,
+        cron_schedule=getattr(study.schedules, entry),
+        execution_timezone="UTC",
+        description=description,
+        default_status=dg.DefaultScheduleStatus.RUNNING if named else dg.DefaultScheduleStatus.STOPPED,
+    )
     made: dg.ScheduleDefinition = schedule(requests)
     return made
 

@@ -1,5 +1,7 @@
 """What a study keeps of its past: evaluations on fresh held-out text, its earlier versions, and how its rubrics have marked."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from assets.displays import columns_of, picture, rows_of, table
@@ -7,6 +9,7 @@ from assets.executors import ray_resources
 from assets.names import explained, key
 from assets.results import check, result
 from resources import ComputeResource, HomeResource
+from sae_pipeline.errors import BadInput
 from sae_pipeline.stages import conclusion, history, rubric_review, slices, versions
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import Study
@@ -52,7 +55,7 @@ def history_asset(study: Study) -> dg.AssetsDefinition:
 
         opened = home.open()
         ctx = StudyContext(study, opened, compute.open(opened))
-        window = int(context.run.tags.get(WINDOW_TAG, study.evaluation.window))
+        window = _window(study, context.run.tags)
         record, new = history.evaluate(ctx, window)
         gathered = history.gather(ctx)
         conclusion.publish(ctx)
@@ -83,6 +86,22 @@ def history_asset(study: Study) -> dg.AssetsDefinition:
         )
 
     return evaluation_history
+
+
+def _window(study: Study, tags: Mapping[str, str]) -> int:
+    """The window that a run's tags ask for, by default the study's own.
+
+    Raises:
+        BadInput: the study has no such window.
+    """
+    windows = study.corpus.held_out_windows
+    asked = tags.get(WINDOW_TAG, str(study.evaluation.window))
+    if asked not in map(str, range(windows)):
+        raise BadInput(
+            f"tag {WINDOW_TAG}: expected a window of held-out text from 0 to {windows - 1} (corpus.held_out_windows is {windows}), found '{asked}'; "
+            "launch the run again with one of these, or without the tag on the study's own"
+        )
+    return int(asked)
 
 
 def versions_asset(study: Study) -> dg.AssetsDefinition:

@@ -24,9 +24,12 @@ class HomeResource(dg.ConfigurableResource):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[HomeResource]:
-        """The folder, for one run; what the engine warns of meanwhile is in the run's log too."""
+        """The folder, for one run; what the engine warns of meanwhile is in the run's log too, once however many resources hold the folder."""
         engine = logging.getLogger("sae_pipeline")
-        handlers: list[logging.Handler] = [_ToTheRun(context.log)]
+        if context.run_id is not None and any(isinstance(handler, _ToTheRun) and handler.run_id == context.run_id for handler in engine.handlers):
+            yield self
+            return
+        handlers: list[logging.Handler] = [_ToTheRun(context.log, context.run_id)]
         if not engine.hasHandlers() and logging.lastResort is not None:
             handlers.append(logging.lastResort)  # what prints warnings for as long as there is no handler
         for handler in handlers:
@@ -41,9 +44,9 @@ class HomeResource(dg.ConfigurableResource):
 class _ToTheRun(logging.Handler):
     """Repeats records in a run's log, where the UI shows them; a log that cannot be written fails the run at its next event, not here."""
 
-    def __init__(self, log: dg.DagsterLogManager | None) -> None:
+    def __init__(self, log: dg.DagsterLogManager | None, run_id: str | None) -> None:
         super().__init__()
-        self._log = log
+        self._log, self.run_id = log, run_id
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._log is not None:

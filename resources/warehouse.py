@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class WarehouseResource(dg.ConfigurableResource):
-    """Read access to ``warehouse.duckdb``, which only ``metric_tables`` and ``findings`` write."""
+    """Read access to ``warehouse.duckdb``.
+
+    ``metric_tables``, ``findings`` and ``evaluation_history`` write it, and the commands ``report`` and ``evaluate``.
+    """
 
     home: HomeResource = Field(description="the home whose studies/<name>/warehouse.duckdb is read")
 

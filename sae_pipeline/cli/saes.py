@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from sae_pipeline.cli.base import Json, StudyPath, app, launch, open_study
+from sae_pipeline.errors import BadInput
 
 
 @app.command()
@@ -43,6 +44,8 @@ def lineage(
     from sae_pipeline.store import file_sha256
     from sae_pipeline.terminal import print_chain, print_table
 
+    if corpus is not None and tokens is None:
+        raise BadInput("--corpus: expected --tokens beside it, found none; name the tokens whose documents are looked up, for example --tokens 0:512")
     ctx = open_study(study)
     traced = chain.trace(ctx, sae_id)
     start, end = chain.token_range(tokens) if tokens else (0, 0)

@@ -131,8 +131,8 @@ def _infinite(value: float, limit: float) -> float:
 # ------------------------------------------------------------------------------------------------ recall by rank
 
 
-def wilson_interval(hits: int, trials: int, confidence: float) -> tuple[float, float]:
-    """Score interval of a share (Wilson 1927); NaN without trials."""
+def wilson_interval(hits: float, trials: float, confidence: float) -> tuple[float, float]:
+    """Score interval of a share (Wilson 1927); NaN without trials, which of a weighted share are effective numbers."""
     if not trials:
         return float("nan"), float("nan")
     z = float(ndtri((1 + confidence) / 2))
@@ -142,18 +142,43 @@ def wilson_interval(hits: int, trials: int, confidence: float) -> tuple[float, f
     return max(float(low), 0.0), min(float(high), 1.0)
 
 
-def tail_recall(rank: Array, counted: Array, has_feature: Array, confidence: float) -> pd.DataFrame:
+def weighted_share(has: Array, chance: Array, confidence: float) -> tuple[float, float, float]:
+    """Share of all that could have been drawn, from a draw with unequal chances, with its interval.
+
+    The share is Hájek's (1971), each weighted by 1 / chance; with equal chances it is the plain one. The interval is Wilson's at
+    the effective number of trials, the smaller of Kish's (1965), (sum w)² / sum w², and of the one at which a binomial share
+    has the linearised variance, sum w² (x - share)² / (sum w)²: the first misses that weights may go with the outcome, and the
+    second is too large where few have the rarer outcome. Neither is corrected for a finite number that could be drawn.
+
+    Args:
+        has: (n,) bool, n at least 1.
+        chance: (n,) float64, chance of each to be drawn, above 0.
+        confidence: level of the interval.
+    """
+    w = 1 / chance
+    share, total = float(w[has].sum() / w.sum()), float(w.sum())
+    trials = total**2 / float(w @ w)
+    if 0 < share < 1:
+        trials = min(trials, share * (1 - share) * total**2 / float(w**2 @ (has - share) ** 2))
+    return share, *wilson_interval(share * trials, trials, confidence)
+
+
+def tail_recall(rank: Array, counted: Array, has_feature: Array, chance: Array, confidence: float) -> pd.DataFrame:
     """Share of tokens that have a feature, by rank of frequency in a training mix.
+
+    The share is of all tokens of a bin that could have been drawn, of which the draw prefers the frequent ones.
 
     Args:
         rank: (n,) int64, places in the mix, from 1.
         counted: (n,) bool, whether the mix holds the token at all; a rank says nothing where it does not.
         has_feature: (n,) bool.
+        chance: (n,) float64, chance of each to be drawn.
         confidence: level of the intervals.
 
     Returns:
         Rows ``rank_low``, ``rank_high`` (both included; null in the last row, of tokens that the mix does not hold),
-        ``tokens``, ``with_feature``, ``share``, ``low``, ``high``; bins without tokens have no row.
+        ``tokens`` and ``with_feature`` (of the draw), ``share``, ``low``, ``high`` (:func:`weighted_share`); bins without
+        tokens have no row.
     """
     exponent = np.floor(np.log10(np.maximum(rank, 1)) / np.log10(RANK_BASE) + 1e-12).astype(np.int64)
     bins = [(int(e), counted & (exponent == e)) for e in np.unique(exponent[counted])] + [(-1, ~counted)]
@@ -162,6 +187,6 @@ def tail_recall(rank: Array, counted: Array, has_feature: Array, confidence: flo
         tokens, found = int(here.sum()), int(has_feature[here].sum())
         if tokens:
             edges = (RANK_BASE**e, RANK_BASE ** (e + 1) - 1) if e >= 0 else (None, None)
-            rows.append((*edges, tokens, found, found / tokens, *wilson_interval(found, tokens, confidence)))
+            rows.append((*edges, tokens, found, *weighted_share(has_feature[here], chance[here], confidence)))
     columns = ["rank_low", "rank_high", "tokens", "with_feature", "share", "low", "high"]
     return pd.DataFrame(rows, columns=columns).astype({"rank_low": "Int64", "rank_high": "Int64"})

@@ -99,6 +99,7 @@ def measure_concepts(
     found = Keywords.of(keywords, tokenizer)
     texts = {name: MixText.of(corpus, counts, found) for name, (corpus, counts) in mixes.items()}
     vocabulary = Vocabulary.of(sets, texts, keywords, found, number=token_concepts, least=min_occurrences, seed=seed)
+    chance_of = dict(zip(vocabulary.tokens.tolist(), vocabulary.chance.tolist(), strict=True))
     prepared = direction_tables.prepare(sets, directions, seed)
     names = np.array([*tokenizer.decode([[token] for token in vocabulary.tokens.tolist()]), *vocabulary.keywords], dtype=object)
     rows: dict[str, list[pd.DataFrame]] = {name: [] for name in COLUMNS}
@@ -113,7 +114,11 @@ def measure_concepts(
             rows[FITS].append(_fit_rows(features, texts[studied.mix], f1_cut, confidence).assign(sae_id=sae_id))
             tokens = features[features["kind"] == TOKEN]
             recall = tail_recall(
-                tokens["rank"].to_numpy(np.int64), tokens["frequency"].to_numpy() > 0, tokens["has_feature"].to_numpy(bool), confidence
+                tokens["rank"].to_numpy(np.int64),
+                tokens["frequency"].to_numpy() > 0,
+                tokens["has_feature"].to_numpy(bool),
+                tokens["token"].map(chance_of).to_numpy(float),
+                confidence,
             )
             rows[TAIL].append(recall.assign(sae_id=sae_id))
             for each in prepared:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +35,16 @@ CONTEXTS_AT_ONCE = 256
 # ------------------------------------------------------------------------------------------------ tokens
 
 
-def sample_tokens(eligible: Array, frequency: Array, number: int, seed: int) -> Array:
+class TokenDraw(NamedTuple):
+    """Token ids, the most frequent first, and how likely each was."""
+
+    tokens: Array
+    """(n,) int64."""
+    chance: Array
+    """(n,) float64, chance of each to be drawn, given the noise of all other ids; 1 where all that are eligible are drawn."""
+
+
+def sample_tokens(eligible: Array, frequency: Array, number: int, seed: int) -> TokenDraw:
     """Token ids drawn without replacement, log-uniformly over frequency ranks: each with weight 1 / rank.
 
     Args:
@@ -42,16 +52,18 @@ def sample_tokens(eligible: Array, frequency: Array, number: int, seed: int) -> 
         frequency: (vocab_size,) what the ids are ranked by, the highest first.
         number: how many at most.
         seed: of the draw; which ids are drawn depends on each id's rank and on no other id.
-
-    Returns:
-        (n,) int64, the most frequent first.
     """
     rank = ranks(frequency)
     generator = np.random.default_rng(int(digest("token concepts", seed), 16))
     # The largest of log weight + Gumbel noise are a draw without replacement (Efraimidis and Spirakis 2006).
     keys = np.where(eligible, generator.gumbel(size=len(rank)) - np.log(rank), -np.inf)
-    drawn = np.argsort(-keys, kind="stable")[: min(number, int(eligible.sum()))]
-    return drawn[np.argsort(rank[drawn])]
+    order, drawn_number = np.argsort(-keys, kind="stable"), min(number, int(eligible.sum()))
+    drawn = order[:drawn_number]
+    drawn = drawn[np.argsort(rank[drawn])]
+    # A drawn id is one whose key passes the highest key left out. Given that key the ids are drawn independently of each other, each
+    # with its chance to pass it, and weights of 1 / chance give totals without bias (Cohen and Kaplan 2007, rank conditioning).
+    passed = keys[order[drawn_number]] if drawn_number < len(keys) else -np.inf
+    return TokenDraw(drawn, -np.expm1(-np.exp(-np.log(rank[drawn]) - passed)))
 
 
 def ranks(frequency: Array) -> Array:
@@ -167,6 +179,8 @@ class Vocabulary:
 
     tokens: Array
     """(n_token_concepts,) int64 ids."""
+    chance: Array
+    """(n_token_concepts,) float64, chance of each token to be drawn."""
     keywords: tuple[str, ...]
     marks: tuple[Marks, ...]
     """Where they are, one for each set that is read."""
@@ -181,14 +195,14 @@ class Vocabulary:
         """Draw token concepts from the ids that are at least ``least`` times in both halves, by their mean share of the mixes."""
         vocab_size = len(next(iter(mixes.values())).counts)
         counts = occurrences(sets, vocab_size)
-        tokens = sample_tokens(counts.min(0) >= least, np.mean([mix.share for mix in mixes.values()], axis=0), number, seed)
+        tokens, chance = sample_tokens(counts.min(0) >= least, np.mean([mix.share for mix in mixes.values()], axis=0), number, seed)
         concept = torch.full((vocab_size,), -1)
         concept[torch.from_numpy(tokens)] = torch.arange(len(tokens))
         marks = tuple(_marks(read, concept, found) for read in sets)
         present = np.zeros((2, len(tokens) + len(keywords)), np.int64)
         for read, marked in zip(sets, marks, strict=True):
             np.add.at(present, (read.half[marked.row[marked.present]].numpy(), marked.concept[marked.present].numpy()), 1)
-        return cls(tokens, tuple(keywords), marks, present)
+        return cls(tokens, chance, tuple(keywords), marks, present)
 
     @property
     def size(self) -> int:

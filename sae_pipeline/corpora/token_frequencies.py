@@ -12,14 +12,6 @@ from sae_pipeline.errors import SubjectError
 TOKENS_AT_ONCE = 2**20
 """Tokens counted together: a few MB, whatever the size of the corpus."""
 
-FREQUENCY_COLUMNS = {
-    "token": ("token id", ""),
-    "count_<source>": ("occurrences in the contexts of the source, special positions left out", "tokens"),
-    "total": ("occurrences in the corpus", "tokens"),
-    "rank": ("place by total, 1 for the most frequent; equal totals in the order of their ids", ""),
-}
-"""Columns of :func:`token_frequencies`: name, meaning, unit."""
-
 RANK_COLUMNS = {
     "source": ("source the tokens are counted in", ""),
     "rank": ("place by count in this source, 1 for the most frequent; powers of ten, and ranks evenly spaced on a logarithmic axis", ""),
@@ -31,9 +23,13 @@ RANK_COLUMNS = {
 
 
 def token_frequencies(corpus: CorpusText, vocab_size: int) -> pd.DataFrame:
-    """Occurrences of every token, one row per id in ``[0, vocab_size)`` whether it occurs or not; columns :data:`FREQUENCY_COLUMNS`.
+    """Occurrences of every token, one row per id in ``[0, vocab_size)`` whether it occurs or not.
 
     Special positions (document -1) are not counted; an id that is special elsewhere but stands for text here is.
+
+    Returns:
+        ``token`` (its id), ``count_<source>`` (occurrences in the contexts of the source), ``total`` (in the corpus) and ``rank``
+        (place by total, 1 for the most frequent; equal totals in the order of their ids).
 
     Raises:
         SubjectError: the corpus holds an id of ``vocab_size`` or more.

@@ -232,17 +232,23 @@ def _is_sound(database: Path) -> bool:
 
 
 def _warehouses(home: Home) -> Iterator[Diagnosis]:
-    """Every study's warehouse can be opened."""
+    """Every study's warehouse, and every copy kept of it, can be opened."""
+    for file in sorted(home.root.glob("studies/*/warehouse.duckdb")):
+        remedy = "`sae-pipeline report STUDY` builds it again; `--repair` removes it"
+        yield _warehouse(file, remedy, file.unlink)
+    for file in sorted(home.root.glob("studies/*/history/versions/[!.]*.duckdb")):
+        remedy = "close what has it open; without a sound copy of it `sae-pipeline doctor --repair` hides it, and versions are compared without it"
+        yield _warehouse(file, remedy, partial(_hide, file))
+
+
+def _warehouse(file: Path, remedy: str, mend: Callable[[], None]) -> Diagnosis:
     import duckdb
 
-    for file in sorted(home.root.glob("studies/*/warehouse.duckdb")):
-        try:
-            with duckdb.connect(str(file), read_only=True) as connection:
-                count = len(connection.execute("SHOW TABLES").fetchall())
-            yield Diagnosis("warehouse", True, f"{file}: {count} tables")
-        except duckdb.Error as error:
-            found = f"{file} cannot be opened ({str(error).splitlines()[0]})"
-            yield Diagnosis("warehouse", False, found, "`sae-pipeline report STUDY` builds it again; `--repair` removes it", file.unlink)
+    try:
+        with duckdb.connect(str(file), read_only=True) as connection:
+            return Diagnosis("warehouse", True, f"{file}: {len(connection.execute('SHOW TABLES').fetchall())} tables")
+    except duckdb.Error as error:
+        return Diagnosis("warehouse", False, f"{file} cannot be opened ({str(error).splitlines()[0]})", remedy, mend)
 
 
 def _records(home: Home) -> Iterator[Diagnosis]:
@@ -255,5 +261,5 @@ def _records(home: Home) -> Iterator[Diagnosis]:
             yield Diagnosis("history", False, str(error), remedy, partial(_hide, folder))
 
 
-def _hide(folder: Path) -> None:
-    folder.rename(folder.with_name(f".{folder.name}-damaged"))
+def _hide(damaged: Path) -> None:
+    damaged.rename(damaged.with_name(f".{damaged.name}-damaged"))

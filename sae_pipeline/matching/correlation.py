@@ -7,7 +7,7 @@ memory is that of the entries and of one block of correlations, and never that o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +47,6 @@ class Correlated:
     """(n_b,) int64."""
     pairing: Assignment
     """One to one, of the largest sum of correlations, which are its ``cosine``."""
-
-
-def correlations(a: InferenceSAE, b: InferenceSAE, chunks: Iterable[Tensor]) -> Correlated:
-    """Match two SAEs by their latents on activations (n_tokens, d_model), chunk by chunk; both read the same activations."""
-    codes: list[tuple[csr_array, csr_array]] = [(latent_code(a, x), latent_code(b, x)) for x in chunks]
-    return correlated(vstack([first for first, _ in codes], format="csr"), vstack([second for _, second in codes], format="csr"))
 
 
 def latent_code(sae: InferenceSAE, x: Tensor) -> csr_array:

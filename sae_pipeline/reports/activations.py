@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sae_pipeline.analysis.amounts import compact
-from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
+from sae_pipeline.reports.blocks import FOLD_ROWS, Cell, Plot, Section, Table, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.style import markers, named_colours, styled
 from sae_pipeline.reports.wording import counted, decimal, layer_name, percent
@@ -72,7 +72,7 @@ def statistics_table(statistics: pd.DataFrame) -> Table:
             *(_loss(v) for v in (r.storage_error, r.error_float16, r.error_bfloat16)),
         ) for r in rows_of(statistics)
     )  # fmt: skip
-    return Table("Raw activations by corpus and layer (norms in units of the model)", columns, rows, folded=len(rows) > 24)
+    return Table("Raw activations by corpus and layer (norms in units of the model)", columns, rows, folded=len(rows) > FOLD_ROWS)
 
 
 def massive_table(massive: pd.DataFrame) -> Table:

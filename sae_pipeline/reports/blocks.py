@@ -12,6 +12,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sae_pipeline.reports.wording import NONE, decimal
+
+FOLD_ROWS = 24
+"""Tables longer than this open on a click."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -171,6 +176,21 @@ class Report:
     def plots(self) -> tuple[Plot, ...]:
         """All figures in the order they appear."""
         return tuple(plot for section in self.sections for plot in section.all_plots)
+
+
+def drawn_rows(**kinds: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a figure that is drawn from several frames, as one; the column ``drawn_as`` says of each row what it is, a keyword."""
+    parts = []
+    for name, frame in kinds.items():
+        nullable = dict.fromkeys(frame.select_dtypes("integer").columns, "Int64")  # stays whole where another kind lacks the column
+        parts.append(frame.astype(nullable).assign(drawn_as=name))
+    together = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+    return together[["drawn_as", *(column for column in together.columns if column != "drawn_as")]]
+
+
+def number_cell(value: float | None, digits: int = 3, shown: Callable[[float, int], str] = decimal, *, scale: float = 1) -> Cell:
+    """A figure, ``scale`` times itself as ``shown`` prints it; a dash that sorts below every other where there is none."""
+    return Cell(NONE, float("-inf")) if value is None or value != value else Cell(shown(scale * value, digits), float(value))
 
 
 def text_row(*values: Any) -> tuple[Cell, ...]:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from sae_pipeline.reports.blocks import Report
 from sae_pipeline.reports.content import gather
+from sae_pipeline.reports.folder import FEATURES, FIGURES, FINDINGS, MARKDOWN, PAGE
 from sae_pipeline.reports.frames import StudyFrames
 from sae_pipeline.reports.html import render_features, render_html
 from sae_pipeline.reports.markdown import render_markdown
@@ -51,7 +52,7 @@ def build_report(folder: Path, study: Study, frames: StudyFrames) -> dict[str, A
 
 def write_report(folder: Path, report: Report, *, findings: pd.DataFrame | None = None, variance_shares: pd.DataFrame | None = None) -> int:
     """Write any report into an existing folder, with ``findings.json`` where there are findings; how many figures it has."""
-    figures, features = folder / "figures", folder / "features"
+    figures, features = folder / FIGURES, folder / FEATURES
     figures.mkdir(parents=True, exist_ok=True)
     pictures = {plot.name: figure_png(plot.draw()) for plot in report.plots}
     for plot in report.plots:
@@ -60,11 +61,11 @@ def write_report(folder: Path, report: Report, *, findings: pd.DataFrame | None 
     for page in report.pages:
         features.mkdir(exist_ok=True)
         (folder / page.file).write_text(render_features(page, report.name), encoding="utf-8")
-    (folder / "index.html").write_text(render_html(report, pictures), encoding="utf-8")
-    (folder / "report.md").write_text(render_markdown(report), encoding="utf-8")
+    (folder / PAGE).write_text(render_html(report, pictures), encoding="utf-8")
+    (folder / MARKDOWN).write_text(render_markdown(report), encoding="utf-8")
     if findings is not None:
         document = findings_document(findings, variance_shares)
-        (folder / "findings.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / FINDINGS).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return len(pictures)
 
 

@@ -29,13 +29,10 @@ from sae_pipeline.analysis.verdicts import ALL_LAYERS
 from sae_pipeline.errors import BadInput
 from sae_pipeline.metrics.registry import METRICS
 from sae_pipeline.reports import figures
-from sae_pipeline.reports.blocks import Cell, Plot, Report, Section, Table, text_row
+from sae_pipeline.reports.blocks import FOLD_ROWS, Cell, Plot, Report, Section, Table, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.wording import NONE, VERDICT_WORDS, counted, decimal, digits_for, interval, layer_name, listed, signed
 from sae_pipeline.study.schema import Analysis
-
-FOLD_ROWS = 24
-"""Tables longer than this open on a click."""
 
 
 def comparison(before: Measured, after: Measured) -> tuple[Report, dict[str, int]]:

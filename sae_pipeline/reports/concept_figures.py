@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,14 +10,15 @@ from matplotlib.lines import Line2D
 from scipy.special import expit
 
 from sae_pipeline.concepts.directions import MEAN_DIFFERENCE, PURSUIT
-from sae_pipeline.reports.figures import MAX_PANELS
-from sae_pipeline.reports.style import markers, named_colours, styled
+from sae_pipeline.reports.figures import MAX_PANELS, panels
+from sae_pipeline.reports.style import CHANCE, markers, named_colours, styled
 from sae_pipeline.reports.wording import layer_name
 
 PANELS_IN_A_ROW = 3
 """Panels side by side: what the width of a page can show."""
 
-CHANCE = "#8A8A8A"
+WIDTH, HEIGHT = 3.6, 3.1
+"""Inches of a panel."""
 
 BIN_WIDTH = {"decade": 0.5, "bin": 1.0}
 """Width of a bin on the axis of each figure of shares."""
@@ -37,7 +36,7 @@ def by_frequency(bins: pd.DataFrame, fits: pd.DataFrame, title: str) -> Figure:
     decades = np.log10(bins["frequency"])
     x = np.linspace(decades.min() - 0.4, decades.max() + 0.4, 200)
     with styled():
-        fig, axes = _panels(len(layers), title)
+        fig, axes = panels(len(layers), title, width=WIDTH, height=HEIGHT, columns=PANELS_IN_A_ROW)
         for ax, layer in zip(axes, layers, strict=True):
             _shares(ax, bins[bins["layer"] == layer].assign(decade=lambda frame: np.log10(frame["frequency"])), "decade", mixes)
             for mix, colour in named_colours(mixes).items():
@@ -63,7 +62,7 @@ def by_rank(recall: pd.DataFrame, title: str) -> Figure:
     edges = recall[["rank_low", "rank_high"]].drop_duplicates().sort_values("rank_low").astype(int).to_numpy().tolist()
     rows = recall.assign(bin=recall["rank_low"].map({low: float(n) for n, (low, _) in enumerate(edges)}))
     with styled():
-        fig, axes = _panels(len(layers), title)
+        fig, axes = panels(len(layers), title, width=WIDTH, height=HEIGHT, columns=PANELS_IN_A_ROW)
         for ax, layer in zip(axes, layers, strict=True):
             _shares(ax, rows[rows["layer"] == layer], "bin", mixes)
             ax.set_xticks(range(len(edges)), [f"{low:,} to\n{high:,}" for low, high in edges])
@@ -79,12 +78,12 @@ def by_latents(curves: pd.DataFrame, title: str) -> Figure:
         curves: columns direction, layer, mix, method, latents, cosine, cosine_low, cosine_high, chance_cosine.
         title: the statement the figure supports.
     """
-    panels = [(str(direction), int(layer)) for direction, layer in curves[["direction", "layer"]].drop_duplicates().to_numpy().tolist()]
-    panels = sorted(panels, key=lambda panel: list(dict.fromkeys(curves["direction"])).index(panel[0]))[:MAX_PANELS]
+    places = [(str(direction), int(layer)) for direction, layer in curves[["direction", "layer"]].drop_duplicates().to_numpy().tolist()]
+    places = sorted(places, key=lambda place: list(dict.fromkeys(curves["direction"])).index(place[0]))[:MAX_PANELS]
     mixes = list(dict.fromkeys(curves["mix"]))
     with styled():
-        fig, axes = _panels(len(panels), title, columns=len({layer for _, layer in panels}))
-        for ax, (direction, layer) in zip(axes, panels, strict=True):
+        fig, axes = panels(len(places), title, width=WIDTH, height=HEIGHT, columns=min(PANELS_IN_A_ROW, len({layer for _, layer in places})))
+        for ax, (direction, layer) in zip(axes, places, strict=True):
             here = curves[(curves["direction"] == direction) & (curves["layer"] == layer)].sort_values("latents")
             for mix, colour in named_colours(mixes).items():
                 for method, line in ((MEAN_DIFFERENCE, "-"), (PURSUIT, "--")):
@@ -118,18 +117,6 @@ def _shares(ax: Axes, rows: pd.DataFrame, x: str, mixes: list[str]) -> None:
         reach = [(here["share"] - here["low"]).clip(lower=0), (here["high"] - here["share"]).clip(lower=0)]
         ax.errorbar(beside, here["share"], yerr=reach, color=colours[mix], marker=shapes[mix], markersize=4, linestyle="", elinewidth=0.8)
     ax.set_ylim(-0.03, 1.03)
-
-
-def _panels(count: int, title: str, columns: int | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` equal panels under a title that is a statement, ``columns`` of them side by side where these fit."""
-    columns = min(PANELS_IN_A_ROW, columns or count)
-    rows = ceil(count / columns)
-    fig = Figure(figsize=(max(3.6 * columns, 6.4), 3.1 * rows + 1.1), layout="constrained")
-    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", wrap=True)
-    axes = fig.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for ax in axes[count:]:
-        ax.set_visible(False)
-    return fig, axes[:count]
 
 
 def _legend(fig: Figure, mixes: list[str], others: list[Line2D] | None = None) -> None:

@@ -13,7 +13,7 @@ from sae_pipeline.concepts.frequency_fit import wilson_interval
 from sae_pipeline.concepts.measure import KEYWORD, TOKEN
 from sae_pipeline.concepts.true_direction import FEWEST_PROMPTS
 from sae_pipeline.reports import concept_figures
-from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
+from sae_pipeline.reports.blocks import FOLD_ROWS, Cell, Plot, Section, Table, drawn_rows, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.wording import NONE, counted, decimal, digits_for, interval, layer_name, listed, percent, signed, times
 
@@ -48,13 +48,14 @@ def concepts_section(concepts: Mapping[str, pd.DataFrame], saes: pd.DataFrame, c
     where = saes.set_index("sae_id")[["mix", "expansion"]]
     named = {name: frame.join(where, on="sae_id") for name, frame in concepts.items() if "sae_id" in frame.columns}
     widest = {name: frame[frame["expansion"] == frame["expansion"].max()] for name, frame in named.items()}
-    plots = [*_concept_plots(widest, confidence), *_direction_plots(widest["direction_fits"])]
+    of_tokens, left_out = _concept_plots(widest, confidence)
+    plots = [*of_tokens, *_direction_plots(widest["direction_fits"])]
     tables = [fit_table(named["concept_fits"]), keyword_table(named["concept_features"])]
     tables += [direction_table(named["direction_fits"], named["direction_latents"])]
     features = concepts["concept_features"]
     judged = set(features.loc[features["kind"] == KEYWORD, "concept"])
     rare = [name for name in lists if name not in judged]
-    sentences = tuple(_sentences(studies, concepts["directions"], rare))
+    sentences = (*_sentences(studies, concepts["directions"], rare), *left_out)
     return Section("concepts", TITLE, sentences, plots=tuple(plots), tables=tuple(table for table in tables if table.rows))
 
 
@@ -89,12 +90,12 @@ def _sentences(studies: pd.DataFrame, directions: pd.DataFrame, rare: list[str])
 # ------------------------------------------------------------------------------------------------ figures
 
 
-def _concept_plots(widest: Mapping[str, pd.DataFrame], confidence: float) -> list[Plot]:
-    """Has-a-feature against frequency, and by rank; of the widest SAEs."""
+def _concept_plots(widest: Mapping[str, pd.DataFrame], confidence: float) -> tuple[list[Plot], list[str]]:
+    """Has-a-feature against frequency, and by rank, of the widest SAEs; and why a figure is left out."""
     tokens, fits, recall = (widest[name] for name in ("concept_features", "concept_fits", "tail_recall"))
     tokens, fits = tokens[tokens["kind"] == TOKEN], fits[fits["kind"] == TOKEN]
     if tokens.empty:
-        return []
+        return [], []
     bins, width = frequency_bins(tokens, confidence), times(float(tokens["expansion"].iloc[0]))
     rising, falling = int((fits["low"] > 0).sum()), int((fits["high"] < 0).sum())
     said = f"In {rising} of {counted(len(fits), 'SAE')} frequent tokens have a feature more often than rare ones" + (
@@ -104,13 +105,19 @@ def _concept_plots(widest: Mapping[str, pd.DataFrame], confidence: float) -> lis
         f"Share of tokens that have a feature, by occurrences per million tokens of the SAE's training mix, at {width}: bins of half a power of ten with "
         "Wilson intervals, and the logistic fit. Tokens that a mix does not hold are in the fit alone."
     )
-    plots = [Plot("concepts-frequency", said, caption, bins, partial(concept_figures.by_frequency, bins, fits, said))]
+    plots, left_out = [], []
+    if len(bins):
+        # Both have an interval; that of a fit is of its slope.
+        rows = drawn_rows(share=bins, fit=fits.rename(columns={"low": "slope_low", "high": "slope_high"}))
+        plots.append(Plot("concepts-frequency", said, caption, rows, partial(concept_figures.by_frequency, bins, fits, said)))
+    else:
+        left_out.append("No token that was looked for occurs in a training mix, so there is no figure of shares by frequency.")
     ranked = recall.dropna(subset="rank_low")
     if len(ranked):
         said = _tail_statement(ranked)
         caption = f"Share of tokens that have a feature, by rank of frequency in the SAE's training mix, at {width}, with Wilson intervals."
         plots.append(Plot("concepts-tail", said, caption, recall, partial(concept_figures.by_rank, ranked, said)))
-    return plots
+    return plots, left_out
 
 
 def frequency_bins(tokens: pd.DataFrame, confidence: float) -> pd.DataFrame:
@@ -173,7 +180,7 @@ def fit_table(fits: pd.DataFrame) -> Table:
         "false alarm rates that of the rarer concept has the lower F1, so a part of the slope is arithmetic; Youden's J (hit rate less false alarm rate), cut "
         "where F1 is, does not depend on the frequency."
     )
-    return Table(caption, columns, tuple(rows), folded=len(rows) > 24)
+    return Table(caption, columns, tuple(rows), folded=len(rows) > FOLD_ROWS)
 
 
 def keyword_table(features: pd.DataFrame) -> Table:
@@ -201,7 +208,7 @@ def keyword_table(features: pd.DataFrame) -> Table:
         "has a feature",
     )
     caption = "Lists of words: the best latent of each SAE, judged on documents that it was not chosen on. A word is detected on its last token."
-    return Table(caption, columns, tuple(rows), folded=len(rows) > 24)
+    return Table(caption, columns, tuple(rows), folded=len(rows) > FOLD_ROWS)
 
 
 def direction_table(fits: pd.DataFrame, latents: pd.DataFrame) -> Table:
@@ -234,7 +241,7 @@ def direction_table(fits: pd.DataFrame, latents: pd.DataFrame) -> Table:
         "Directions written with the SAE's decoder: cosines with the true direction, of which the prompts are a sample, with intervals over prompts, in pairs "
         f"where SAEs are compared. Latents for {ENOUGH:g}: the fewest, of powers of two, whose least squares fit has this cosine with the direction."
     )
-    return Table(caption, columns, tuple(rows), folded=len(rows) > 24)
+    return Table(caption, columns, tuple(rows), folded=len(rows) > FOLD_ROWS)
 
 
 def _latents_needed(rows: pd.DataFrame) -> Cell:

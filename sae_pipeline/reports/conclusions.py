@@ -10,7 +10,7 @@ import pandas as pd
 
 from sae_pipeline.analysis.verdicts import ALL_LAYERS
 from sae_pipeline.reports import evidence, figures
-from sae_pipeline.reports.blocks import Cell, Claim, Plot, Section, Table, text_row
+from sae_pipeline.reports.blocks import Cell, Claim, Plot, Section, Table, number_cell, text_row
 from sae_pipeline.reports.variance import variance_part
 from sae_pipeline.reports.wording import (
     NONE,
@@ -108,7 +108,7 @@ def finding_section(findings: pd.DataFrame, confidence: float, variance_shares: 
     columns = ("id", "claim", "scope", "verdict", "estimate", "interval", "p", "p, adjusted", "cells", "documents", "seeds", "note")
     rows = tuple(
         text_row(
-            r.id, r.claim, r.scope, Cell(VERDICT_WORDS[r.verdict], mark=r.verdict), Cell(_shown(r.id)(r.estimate, digits_for(r.low, r.high)), _key(r.estimate)),
+            r.id, r.claim, r.scope, Cell(VERDICT_WORDS[r.verdict], mark=r.verdict), number_cell(r.estimate, digits_for(r.low, r.high), _shown(r.id)),
             interval(r.low, r.high), _p_cell(r.p_value), _p_cell(r.p_adjusted), Cell(str(r.cells), r.cells), Cell(str(r.documents), r.documents), Cell(str(r.seeds), r.seeds), r.note,
         ) for r in evidence.rows_of(findings)
     )  # fmt: skip
@@ -132,8 +132,3 @@ def forest_rows(findings: pd.DataFrame) -> pd.DataFrame:
 def _p_cell(value: float) -> Cell:
     """A p-value, never as zero."""
     return Cell(NONE, float("inf")) if value != value else Cell("< 0.001" if value < 0.001 else decimal(value, 3), float(value))
-
-
-def _key(value: float) -> float:
-    """Sort key of a value that may be missing: missing sorts below everything."""
-    return float(value) if value == value else float("-inf")

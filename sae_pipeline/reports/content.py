@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -40,6 +41,10 @@ SECTION_OF = {
     "matching": ("S3-39", "S2-6", "S3-30", "S3-40", "S3-38"),
 }
 """Claims shown beside the factor they are about; every claim is in the findings as well."""
+
+
+SLUG_LENGTH = 60
+"""Characters of a site's name that are kept in names of files."""
 
 
 def gather(study: Study, frames: StudyFrames) -> Report:
@@ -95,7 +100,7 @@ def _factor_sections(study: Study, frames: StudyFrames) -> list[Section]:
     return [
         factors.matrix_section(matrix, beside["matrix"], confidence),
         factors.expansion_section(expansion, beside["expansion"], mixes),
-        factors.budget_section(budget, beside["budget"], mixes),
+        factors.budget_section(budget, beside["budget"], mixes, frames.tables.saes),
         factors.architecture_section(frames.tables, ()),
         factors.seed_section(frames.tables, beside["seed"]),
         Section("layer", "Layer", (_layers(frames.tables),), beside["layer"]),
@@ -149,8 +154,20 @@ def _of_site(site: str, tables: StudyTables, sections: list[Section]) -> list[Se
     """Where a study has several sites, titles say which, and from the second site on so do anchors and figures."""
     if len(tables.sites) == 1:
         return sections
-    suffix = "" if site == tables.sites[0] else f"-{site}"
+    suffix = "" if site == tables.sites[0] else f"-{_slugs(tables.sites)[site]}"
     return [replace(section.suffixed(suffix), title=f"{section.title} ({site})") for section in sections]
+
+
+def _slugs(sites: list[str]) -> dict[str, str]:
+    """A name for each site that is safe in anchors, links and names of files; tables from elsewhere call a site anything."""
+    slugs: dict[str, str] = {}
+    for site in sites:
+        plain = re.sub(r"[^A-Za-z0-9_]+", "-", site).strip("-")[:SLUG_LENGTH] or "site"
+        taken, number = {slug.lower() for slug in slugs.values()}, 1  # some file systems do not tell case
+        while (slug := plain if number == 1 else f"{plain}-{number}").lower() in taken:
+            number += 1
+        slugs[site] = slug
+    return slugs
 
 
 def headline(said: dict[str, Claim]) -> Claim | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -12,13 +13,10 @@ from sae_pipeline.analysis.amounts import compact
 from sae_pipeline.corpora.adequacy import ABOVE, ADEQUATE, BELOW, OPTIMAL, size_adjustments
 from sae_pipeline.corpora.near_duplicates import THRESHOLD
 from sae_pipeline.corpora.statistics import WHOLE
-from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
+from sae_pipeline.reports.blocks import FOLD_ROWS, Cell, Plot, Section, Table, number_cell, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.style import markers, named_colours, styled
-from sae_pipeline.reports.wording import NONE, counted, decimal, listed, percent
-
-FOLD_ROWS = 24
-"""Tables longer than this open on a click."""
+from sae_pipeline.reports.wording import NONE, counted, listed, percent
 
 MARK_OF = {OPTIMAL: "good", ADEQUATE: "acceptable", ABOVE: "warning", BELOW: "poor"}
 """Colour of each verdict of the adequacy check, as for health marks."""
@@ -208,7 +206,7 @@ def _limit(value: float) -> str:
 
 
 def _decimal(value: float, digits: int = 3, hint: str = "") -> Cell:
-    return Cell(decimal(value, digits), value if value == value else float("-inf"), hint=hint)
+    return replace(number_cell(value, digits), hint=hint)
 
 
 # ------------------------------------------------------------------------------------------------ figure

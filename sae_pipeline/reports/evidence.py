@@ -12,24 +12,29 @@ from typing import Any
 import pandas as pd
 
 from sae_pipeline.analysis.tables import DESIGN, SETTING, StudyTables, design
+from sae_pipeline.store.fingerprints import strings_in
+
+TEXT = ("subject", "generated", "retrieved", "corpus")
+TRAINED = (*TEXT, "activations", "surveys", "saes")
+MEASURED = (*TEXT, "activations", "surveys", "spelling", "baselines", "saes")
 
 RESTS_ON = {
-    "saes": ("subject", "corpus", "activations", "saes"),
-    "baseline_sums": ("subject", "corpus", "activations", "baselines"),
-    "document_sums": ("subject", "corpus", "activations", "baselines", "saes"),
-    "feature_stats": ("subject", "corpus", "activations", "baselines", "saes"),
-    "sae_metrics": ("subject", "corpus", "activations", "baselines", "saes"),
-    "health": ("subject", "corpus", "activations", "baselines", "saes"),
-    "findings": ("subject", "corpus", "activations", "baselines", "saes", "matching", "layer_matches"),
-    "layer_matches": ("subject", "corpus", "activations", "saes", "layer_matches"),
-    "directions_map": ("subject", "corpus", "activations", "saes", "layer_matches"),
+    "saes": TRAINED,
+    "baseline_sums": (*TEXT, "activations", "spelling", "baselines"),
+    "document_sums": MEASURED,
+    "feature_stats": MEASURED,
+    "sae_metrics": MEASURED,
+    "health": MEASURED,
+    "findings": (*MEASURED, "matching", "layer_matches"),
+    "layer_matches": (*MEASURED, "layer_matches"),
+    "directions_map": (*MEASURED, "layer_matches"),
 }
-"""Which stages' artifacts every table of a study is computed from, upstream first."""
+"""Which stages' artifacts every table of a study is computed from, upstream first; a study has none of some stages."""
 
 ASKED_FOR = {
-    "matching": ("subject", "corpus", "activations", "saes", "matching"),
-    "concepts": ("subject", "corpus", "activations", "saes", "concepts"),
-    "positions": ("subject", "corpus", "activations", "saes", "positions"),
+    "matching": (*MEASURED, "matching"),
+    "concepts": (*TRAINED, "concepts"),
+    "positions": (*TRAINED, "positions"),
 }
 """The same for the tables of a section that a study asks for, those named above aside."""
 
@@ -96,18 +101,7 @@ def lineage_chain(lineage: pd.DataFrame) -> list[dict[str, Any]]:
             "created": row["created"],
             "seconds": float(row["seconds"]),
             "libraries": json.loads(row["libraries"]),
-            "sources": list(dict.fromkeys(names[text] for text in _texts(json.loads(row["inputs"])) if text in names)),
+            "sources": list(dict.fromkeys(names[text] for text in strings_in(json.loads(row["inputs"])) if text in names)),
         }
         for _, row in lineage.iterrows()
     ]
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, dict):
-        for part in value.values():
-            yield from _texts(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts(part)
-    elif isinstance(value, str):
-        yield value

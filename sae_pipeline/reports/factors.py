@@ -15,12 +15,10 @@ from sae_pipeline.analysis.amounts import compact
 from sae_pipeline.analysis.summaries import ALL_MIXES
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.reports import evidence, figures
-from sae_pipeline.reports.blocks import Cell, Claim, Plot, Section, Table, text_row
+from sae_pipeline.reports.blocks import FOLD_ROWS, Cell, Claim, Plot, Section, Table, number_cell, text_row
 from sae_pipeline.reports.style import value_colours
+from sae_pipeline.reports.training import trunks
 from sae_pipeline.reports.wording import NONE, common_digits, counted, decimal, interval, layer_name, listed, signed, times
-
-FOLD_ROWS = 24
-"""Tables longer than this open on a click."""
 
 Claims = tuple[Claim, ...]
 
@@ -64,7 +62,7 @@ def matrix_section(matrix: pd.DataFrame, claims: Claims, confidence: float) -> S
     columns = ("layer", "training mix", "evaluation set", "explained variance", "interval", "SAEs")
     rows = tuple(
         text_row(
-            Cell(layer_name(r.layer), r.layer), r.mix, r.evaluation_set, Cell(decimal(r.estimate, digits), _key(r.estimate)),
+            Cell(layer_name(r.layer), r.layer), r.mix, r.evaluation_set, number_cell(r.estimate, digits),
             interval(r.low, r.high, digits), Cell(str(r.n), r.n),
         ) for r in evidence.rows_of(matrix)
     )  # fmt: skip
@@ -141,8 +139,8 @@ def expansion_section(curve: pd.DataFrame, claims: Claims, mixes: Sequence[str])
     return Section("expansion", "Expansion factor", tuple(f"{sentence}." for sentence in said), claims, (plot,))
 
 
-def budget_section(curve: pd.DataFrame, claims: Claims, mixes: Sequence[str]) -> Section:
-    """How explained variance goes with the training tokens, and what the last step adds."""
+def budget_section(curve: pd.DataFrame, claims: Claims, mixes: Sequence[str], saes: pd.DataFrame) -> Section:
+    """How explained variance goes with the training tokens, what the last step adds, and whether budgets are runs of their own."""
     lines = _mix_lines(curve)
     said = _rise(lines, "tokens", compact)
     if said is None:
@@ -155,7 +153,7 @@ def budget_section(curve: pd.DataFrame, claims: Claims, mixes: Sequence[str]) ->
         last = _rise(lines[lines["tokens"].isin(budgets[-2:])], "tokens", compact)
         sentences += [f"The last step alone: {last[0].lower()}{last[1:]}."] if last else []
     if lines["documents"].any():  # trained here, and not a table from elsewhere
-        sentences.append("Every budget is a run of its own with its own learning-rate schedule, not a snapshot of a longer run.")
+        sentences += trunks(saes) or ("Every budget is a run of its own with its own learning-rate schedule, not a snapshot of a longer run.",)
     caption = f"Mean over the arms trained at every budget of a line{_bars(lines)}. Rows share their vertical axis."
     title = _statement(claims, said)
     plot = Plot("budget", title, caption, curve, partial(figures.curves, lines, title, factor="tokens", mixes=mixes))
@@ -285,8 +283,8 @@ def sae_table(tables: StudyTables) -> Table:
     rows = tuple(
         text_row(
             r.sae_id, r.mix, Cell(layer_name(r.layer), int(r.layer)), Cell(times(r.expansion), float(r.expansion)), r.architecture,
-            Cell(compact(r.tokens), int(r.tokens)), Cell(decimal(l0[r.sae_id], 1), _key(l0[r.sae_id])),
-            *(Cell(decimal(values[name][r.sae_id], 4), _key(values[name][r.sae_id])) for name in sets),
+            Cell(compact(r.tokens), int(r.tokens)), number_cell(l0[r.sae_id], 1),
+            *(number_cell(values[name][r.sae_id], 4) for name in sets),
         ) for r in evidence.rows_of(tables.saes) if r.sae_id in l0.index
     )  # fmt: skip
     columns = ("SAE", "mix", "layer", "expansion", "architecture", "tokens", "L0", *(f"explained variance, {name}" for name in sets))
@@ -296,8 +294,3 @@ def sae_table(tables: StudyTables) -> Table:
 def _value(row: Any, digits: int) -> str:
     bracket = interval(row.low, row.high, digits)
     return decimal(row.estimate, digits) + (f" {bracket}" if bracket != NONE else "")
-
-
-def _key(value: float) -> float:
-    """Sort key of a value that may be missing: missing sorts below everything."""
-    return float(value) if value == value else float("-inf")

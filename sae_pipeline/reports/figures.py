@@ -45,11 +45,11 @@ def matrix(frame: pd.DataFrame, title: str) -> Figure:
         frame: columns layer, mix, evaluation_set, estimate, low, high.
         title: the statement the figure supports.
     """
-    layers, mixes, sets = (_names(frame, c) for c in ("layer", "mix", "evaluation_set"))
+    layers, mixes, sets = (distinct(frame, c) for c in ("layer", "mix", "evaluation_set"))
     low, high = frame["estimate"].min(), frame["estimate"].max()
     digits = common_digits(frame["low"], frame["high"])
     with styled():
-        fig, axes = _panels(len(layers), title, width=1.3 + 1.25 * len(sets), height=1.0 + 0.62 * len(mixes), columns=2 if len(sets) <= 5 else 1)
+        fig, axes = panels(len(layers), title, width=1.3 + 1.25 * len(sets), height=1.0 + 0.62 * len(mixes), columns=2 if len(sets) <= 5 else 1)
         for ax, layer in zip(axes, layers, strict=True):
             here = frame[frame["layer"] == layer]
             best = set(here.dropna(subset="estimate").groupby("evaluation_set")["estimate"].idxmax())
@@ -93,13 +93,13 @@ def curves(frame: pd.DataFrame, title: str, *, factor: str, mixes: Sequence[str]
         factor: the column on the x axis, "expansion" or "tokens".
         mixes: all mixes of the study in its order, so that a mix has one colour whichever of them a figure shows.
     """
-    layers, sets = _names(frame, "layer"), _names(frame, "evaluation_set")
+    layers, sets = distinct(frame, "layer"), distinct(frame, "evaluation_set")
     places = _places(layers, sets)
     colours, shapes = named_colours(mixes), markers(mixes)
     mixes = [mix for mix in mixes if mix in set(frame["mix"])]
     shown, base, label = AXES[factor]
     with styled():
-        fig, axes = _panels(len(places), title, width=3.2, height=2.9, columns=_columns(places), sharey="row")
+        fig, axes = panels(len(places), title, width=3.2, height=2.9, columns=_columns(places), sharey="row")
         for n, (ax, (layer, name)) in enumerate(zip(axes, places, strict=True)):
             here = frame[(frame["layer"] == layer) & (frame["evaluation_set"] == name)]
             for m, mix in enumerate(mixes):
@@ -122,11 +122,11 @@ def tradeoff(frame: pd.DataFrame, title: str) -> Figure:
         frame: columns layer, evaluation_set, expansion, architecture, estimate, low, high, l0, l0_low, l0_high.
         title: the statement the figure supports.
     """
-    layers, sets, architectures = (_names(frame, c) for c in ("layer", "evaluation_set", "architecture"))
+    layers, sets, architectures = (distinct(frame, c) for c in ("layer", "evaluation_set", "architecture"))
     colours, shapes = ordered_colours("expansion", frame["expansion"]), markers(architectures)
     places = _places(layers, sets)
     with styled():
-        fig, axes = _panels(len(places), title, width=3.2, height=2.9, columns=_columns(places), sharey="row")
+        fig, axes = panels(len(places), title, width=3.2, height=2.9, columns=_columns(places), sharey="row")
         for n, (ax, (layer, name)) in enumerate(zip(axes, places, strict=True)):
             here = frame[(frame["layer"] == layer) & (frame["evaluation_set"] == name)]
             for (factor, architecture), points in here.groupby(["expansion", "architecture"], sort=True):
@@ -184,7 +184,7 @@ def health(frame: pd.DataFrame, title: str) -> Figure:
         frame: columns metric, mark, count, share; marks in the order of the rubric.
         title: the statement the figure supports.
     """
-    metrics, marks = _names(frame, "metric"), _names(frame, "mark")
+    metrics, marks = distinct(frame, "metric"), distinct(frame, "mark")
     with styled():
         fig = Figure(figsize=(9.2, 1.7 + 0.42 * len(metrics)), layout="constrained")
         fig.suptitle(title, x=0.01, ha="left", fontweight="bold", wrap=True)
@@ -209,7 +209,8 @@ def health(frame: pd.DataFrame, title: str) -> Figure:
 # ------------------------------------------------------------------------------------------------ parts
 
 
-def _names(frame: pd.DataFrame, column: str) -> list[Any]:
+def distinct(frame: pd.DataFrame, column: str) -> list[Any]:
+    """The values of a column in the order in which they first come."""
     return list(dict.fromkeys(frame[column]))
 
 
@@ -225,8 +226,8 @@ def _columns(places: list[tuple[Any, Any]]) -> int:
     return sets if 1 < sets <= 4 else min(3, len(places))
 
 
-def _panels(count: int, title: str, *, width: float, height: float, columns: int, sharey: Literal["row"] | bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` equal panels (inches each) under a title that is a statement."""
+def panels(count: int, title: str, *, width: float, height: float, columns: int, sharey: Literal["row"] | bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` equal panels (inches each) under a title that is a statement, at most ``columns`` of them side by side."""
     columns = max(1, min(columns, count))
     rows = ceil(count / columns)
     fig = Figure(figsize=(max(width * columns, 6.4), height * rows + 1.0), layout="constrained")
@@ -234,7 +235,7 @@ def _panels(count: int, title: str, *, width: float, height: float, columns: int
     axes = fig.subplots(rows, columns, squeeze=False, sharey=sharey).ravel().tolist()
     for ax in axes[count:]:
         ax.set_visible(False)
-    for ax in axes[:count]:
+    for ax in axes[:count] if sharey else ():
         ax.yaxis.set_tick_params(labelleft=True)
     return fig, axes[:count]
 

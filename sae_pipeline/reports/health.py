@@ -149,7 +149,7 @@ def _layers(health: pd.DataFrame, rubrics: Sequence[Rubric], tables: StudyTables
     if rubric is None or rubric.best_layer is None:
         return (), ()
     worst = health_tables.worst_rows(health, rubric, in_sample)
-    layers = health_tables.layer_rows(worst, tables.saes, rubric)
+    layers = health_tables.layer_rows(health, tables.saes, rubric, in_sample)
     if layers.empty:
         return (), ()
     compared = [step.metric for step in rubric.best_layer.order if step.metric is not None]
@@ -178,7 +178,11 @@ def _layers(health: pd.DataFrame, rubrics: Sequence[Rubric], tables: StudyTables
     rule = ", then ".join(order[step.prefer].format(rubric.labels.get(step.metric or "", "")) for step in rubric.best_layer.order)
     sentence = f"Of {counted(groups, 'group')} of SAEs that differ in the layer only, the best is {where or 'nowhere known'}: {rule} ({rubric.name})."
     columns = ("SAEs", "layer", *(rubric.labels[metric].split(" (")[0] for metric in metrics), "status", "best layer")
-    return (sentence,), (Table(f"Layer by layer; always-on latents with their ids. {rubric.best_layer.source}", columns, rows, folded=True),)
+    caption = (
+        "Layer by layer: the figure with the worst mark, always-on latents with their ids. The best layer goes by means over the sets that all layers have a "
+        f"figure on. {rubric.best_layer.source}"
+    )
+    return (sentence,), (Table(caption, columns, rows, folded=True),)
 
 
 def status(mark: str, faults: Sequence[str], labels: Mapping[str, str]) -> str:
@@ -197,7 +201,7 @@ def _side_by_side(health: pd.DataFrame, rubrics: Sequence[Rubric], in_sample: Se
     sentences: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("SAE", *names)
     if tiered:
-        tiers = health_tables.tier_rows(health_tables.worst_rows(health, tiered, in_sample), tiered)
+        tiers = health_tables.tier_rows(health, tiered, in_sample)
         short = {metric: label.split(" (")[0] for metric, label in tiered.labels.items()}
         for r in rows_of(tiers):
             unknown = f"; not known: {listed([short[metric] for metric in r.unknown])}" if r.unknown else ""

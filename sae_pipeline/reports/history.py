@@ -25,23 +25,28 @@ def history_report(study: str, history: pd.DataFrame, regressions: pd.DataFrame,
         tolerance: the fall of explained variance that counts as none.
     """
     times, windows = history["recorded"].nunique(), history["held_out_window"].nunique()
-    worse = regressions[regressions["worse"]]
-    headline = (
-        f"{counted(len(worse), 'comparison')} of {len(regressions)} in the latest evaluation fell by more than {tolerance:g} of explained variance."
-        if len(worse)
-        else f"Nothing fell by more than {tolerance:g} of explained variance in the latest evaluation ({counted(len(regressions), 'comparison')})."
-        if len(regressions)
-        else "There is one evaluation, so nothing to compare it with."
-    )
     return Report(
         name=f"{study}: evaluations over time",
         description="",
         headline=None,
-        headline_sentence=headline,
+        headline_sentence=_headline(times, regressions, tolerance),
         facts=(("evaluations", str(times)), ("held-out windows", str(windows)), ("SAEs", str(history["sae_id"].nunique()))),
         heat=(),
         sections=(_over_time(history), _worse(regressions)),
     )
+
+
+def _headline(times: int, regressions: pd.DataFrame, tolerance: float) -> str:
+    worse = int(regressions["worse"].sum())
+    if worse:
+        return f"{counted(worse, 'comparison')} of {len(regressions)} in the latest evaluation fell by more than {tolerance:g} of explained variance."
+    if len(regressions):
+        return (
+            f"No fall of explained variance beyond {tolerance:g} is clear in the latest evaluation, out of {counted(len(regressions), 'comparison')}."
+        )
+    if times > 1:
+        return "No earlier evaluation shares its SAEs or its text with the latest, so there is nothing to compare it with."
+    return "There is one evaluation, so nothing to compare it with."
 
 
 def _over_time(history: pd.DataFrame) -> Section:

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sae_pipeline.reports.blocks import FeaturePage, Report
+from sae_pipeline.reports.folder import MARK
 from sae_pipeline.reports.style import MARK_COLOURS, VERDICT_COLOURS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -39,7 +40,7 @@ def _render(template: str, **said: Any) -> str:
     # The one script that a browser runs on the page is the one with this hash, whatever else got into the page.
     allowed = base64.b64encode(sha256(script.encode()).digest()).decode("ascii")
     look = {"mark_colours": MARK_COLOURS, "verdict_colours": VERDICT_COLOURS, "script": Markup(script), "script_hash": f"sha256-{allowed}"}
-    return _templates().get_template(template).render(**look, **said)
+    return _templates().get_template(template).render(generator=Markup(MARK), **look, **said)
 
 
 @cache

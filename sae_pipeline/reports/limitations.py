@@ -30,7 +30,7 @@ def _subject(study: Study, frames: StudyFrames) -> Iterator[str]:
     if frames.subject is not None:
         shape = ", ".join(f"{name} {frames.subject[name]}" for name in ("d_model", "n_layers") if name in frames.subject)
         yield (
-            f"One subject model ({study.subject.model}{', ' + shape if shape else ''}) at {study.activations.site}, "
+            f"One subject model ({study.subject.model}{', ' + shape if shape else ''}) at {listed(study.activations.sites)}, "
             f"{listed([layer_name(layer) for layer in study.activations.layers])}: nothing here speaks for other models, sites or layers."
         )
 

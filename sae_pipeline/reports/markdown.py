@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from urllib.parse import quote
 
 from sae_pipeline.reports.blocks import Cell, Claim, Report, Section, Table
-
-_SPECIAL = re.compile(r"([\\`*_\[\]<>|#])")
+from sae_pipeline.reports.markdown_text import escape
 
 
 def render_markdown(report: Report) -> str:
@@ -17,37 +15,37 @@ def render_markdown(report: Report) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    yield from (f"# {_escape(report.name)}", "")
+    yield from (f"# {escape(report.name)}", "")
     if report.description:
-        yield from (_escape(report.description), "")
-    yield from ("## Summary", "", f"**{_escape(report.headline_sentence)}**", "")
-    yield from (f"- {_escape(label)}: {_escape(value)}" for label, value in report.facts)
+        yield from (escape(report.description), "")
+    yield from ("## Summary", "", f"**{escape(report.headline_sentence)}**", "")
+    yield from (f"- {escape(label)}: {escape(value)}" for label, value in report.facts)
     yield ""
     for table in report.heat:
         yield from _table(table)
     for note in report.heat_notes:
-        yield from (_escape(note), "")
+        yield from (escape(note), "")
     for section in report.sections:
         yield from _section(section)
     if report.pages:
-        yield from ("## Latents, SAE by SAE", "", *(f"- [{_escape(page.sae_id)}]({quote(page.file)})" for page in report.pages), "")
+        yield from ("## Latents, SAE by SAE", "", *(f"- [{escape(page.sae_id)}]({quote(page.file)})" for page in report.pages), "")
 
 
 def _section(section: Section, level: int = 2) -> Iterator[str]:
-    yield from (f"{'#' * level} {_escape(section.title)}", "")
+    yield from (f"{'#' * level} {escape(section.title)}", "")
     for sentence in section.sentences:
-        yield from (_escape(sentence), "")
+        yield from (escape(sentence), "")
     for claim in section.claims:
         yield from _claim(claim)
     for plot in section.plots:
         yield from (
-            f"![{_escape(plot.title)}](figures/{plot.name}.png)",
+            f"![{escape(plot.title)}](figures/{plot.name}.png)",
             "",
-            f"{_escape(plot.caption)} Data: [{plot.name}.csv](figures/{plot.name}.csv).",
+            f"{escape(plot.caption)} Data: [{plot.name}.csv](figures/{plot.name}.csv).",
             "",
         )
     if section.points:
-        yield from (*(f"- {_escape(point)}" for point in section.points), "")
+        yield from (*(f"- {escape(point)}" for point in section.points), "")
     for table in section.tables:
         yield from _table(table)
     for chain in section.chains:
@@ -57,25 +55,20 @@ def _section(section: Section, level: int = 2) -> Iterator[str]:
 
 
 def _claim(claim: Claim) -> Iterator[str]:
-    yield f"- **{claim.word}**: {_escape(claim.text)} ({_escape(claim.evidence)})"
-    yield from (f"  - {_escape(detail)}" for detail in claim.details)
+    yield f"- **{claim.word}**: {escape(claim.text)} ({escape(claim.evidence)})"
+    yield from (f"  - {escape(detail)}" for detail in claim.details)
     if claim.note:
-        yield f"  - {_escape(claim.note)}"
+        yield f"  - {escape(claim.note)}"
     yield ""
 
 
 def _table(table: Table) -> Iterator[str]:
-    yield from (f"**{_escape(table.caption)}**", "")
-    yield "| " + " | ".join(_escape(column) for column in table.columns) + " |"
+    yield from (f"**{escape(table.caption)}**", "")
+    yield "| " + " | ".join(escape(column) for column in table.columns) + " |"
     yield "|" + " --- |" * len(table.columns)
     yield from ("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in table.rows)
     yield ""
 
 
 def _cell(cell: Cell) -> str:
-    return f"[{_escape(cell.text)}]({cell.link})" if cell.link else _escape(cell.text)
-
-
-def _escape(text: str) -> str:
-    """Text that no Markdown reader takes for markup, on one line."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("\\<", "&lt;").replace("\\>", "&gt;")
+    return f"[{escape(cell.text)}]({cell.link})" if cell.link else escape(cell.text)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-CARD_FILE = "README.md"
+from sae_pipeline.reports.markdown_text import escape
 
-_SPECIAL = re.compile(r"([\\`*_\[\]<>|#])")
+CARD_FILE = "README.md"
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def render_card(card: ModelCard) -> str:
 
 
 def _lines(card: ModelCard) -> Iterator[str]:
-    yield from (f"# {_escape(card.sae_id)}", "", f"A sparse autoencoder of {card.hook}. {card.rule}", "")
+    yield from (f"# {escape(card.sae_id)}", "", f"A sparse autoencoder of {card.hook}. {card.rule}", "")
     yield from ("## Intended use", "")
     yield from (
         "Interpretability research: decomposing this activation into sparse latents, studying and comparing them, steering and ablation. It "
@@ -112,7 +111,7 @@ def _lines(card: ModelCard) -> Iterator[str]:
     for way in card.loading:
         yield from (f'With {way.library} (`pip install "{way.package}"`):', "", "```python", way.code, "```", "")
     yield from ("## Licence", "", *_licence(card))
-    yield from ("## Checksums", "", "SHA-256:", "", *(f"- `{digest}` {_escape(name)}" for name, digest in card.checksums.items()), "")
+    yield from ("## Checksums", "", "SHA-256:", "", *(f"- `{digest}` {escape(name)}" for name, digest in card.checksums.items()), "")
 
 
 def _metrics(card: ModelCard) -> Iterator[str]:
@@ -136,7 +135,7 @@ def _licence(card: ModelCard) -> Iterator[str]:
     if card.licence == "other":
         yield "The owner has chosen no licence for these weights yet. Before publishing, put one into the header of this file."
     else:
-        yield f"The weights: {_escape(card.licence)}."
+        yield f"The weights: {escape(card.licence)}."
     yield from (
         "The training text and the subject model keep their own licences, which may restrict what may be done with what was trained on them.",
         "",
@@ -146,7 +145,7 @@ def _licence(card: ModelCard) -> Iterator[str]:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield "| " + " | ".join(columns) + " |"
     yield "|" + " --- |" * len(columns)
-    yield from ("| " + " | ".join(_escape(cell) for cell in row) + " |" for row in rows)
+    yield from ("| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows)
     yield ""
 
 
@@ -158,8 +157,3 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_value(part) for part in value)
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
-
-
-def _escape(text: str) -> str:
-    """Text that no Markdown reader takes for markup, on one line."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("\\<", "&lt;").replace("\\>", "&gt;")

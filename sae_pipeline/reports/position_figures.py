@@ -7,7 +7,6 @@ holds all.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, NullFormatter
 
-from sae_pipeline.reports.figures import MAX_PANELS
+from sae_pipeline.reports.figures import MAX_PANELS, panels
 from sae_pipeline.reports.style import colour_map, named_colours, ordered_colours, styled
 from sae_pipeline.reports.wording import layer_name
 
@@ -118,7 +117,7 @@ def token_spread(frame: pd.DataFrame, title: str) -> Figure:
     layers, colours = _layers(frame), colour_map("flare")
     scale = Normalize(frame["position"].min(), frame["position"].max())
     with styled():
-        fig, axes = _panels(len(layers), title)
+        fig, axes = panels(len(layers), title, width=3.0, height=2.9, columns=PANELS_IN_A_ROW)
         for ax, layer in zip(axes, layers, strict=True):
             here = frame[frame["layer"] == layer]
             ax.scatter(here["mean"], here["std"], c=here["position"], cmap=colours, norm=scale, s=5, linewidths=0, alpha=0.8)
@@ -138,7 +137,7 @@ def feature_spread(frame: pd.DataFrame, title: str, *, against: str, ylabel: str
     """
     layers, colours = _layers(frame), ordered_colours("layer", frame["layer"])
     with styled():
-        fig, axes = _panels(len(layers), title)
+        fig, axes = panels(len(layers), title, width=3.0, height=2.9, columns=PANELS_IN_A_ROW)
         for ax, layer in zip(axes, layers, strict=True):
             here = frame[(frame["layer"] == layer) & (frame["mean"] > 0)]
             ax.scatter(here["mean"], here[against], color=colours[layer], s=7, linewidths=0, alpha=0.7)
@@ -157,7 +156,7 @@ def decile_levels(frame: pd.DataFrame, title: str, deciles: Mapping[str, float])
     layers, colours = _layers(frame), ordered_colours("quantile", deciles.values())
     middle = min(deciles, key=lambda column: abs(deciles[column] - 0.5))
     with styled():
-        fig, axes = _panels(len(layers), title)
+        fig, axes = panels(len(layers), title, width=3.0, height=2.9, columns=PANELS_IN_A_ROW)
         for ax, layer in zip(axes, layers, strict=True):
             here = frame[(frame["layer"] == layer) & frame[middle].notna()].sort_values(middle)
             for column, share in deciles.items():
@@ -173,18 +172,6 @@ def decile_levels(frame: pd.DataFrame, title: str, deciles: Mapping[str, float])
 
 def _layers(frame: pd.DataFrame) -> list[int]:
     return sorted(set(frame["layer"]))[:MAX_PANELS]
-
-
-def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` equal panels under a title that is a statement."""
-    columns = min(PANELS_IN_A_ROW, count)
-    rows = ceil(count / columns)
-    fig = Figure(figsize=(max(3.0 * columns, 6.4), 2.9 * rows + 1.0), layout="constrained")
-    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", wrap=True)
-    axes = fig.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for ax in axes[count:]:
-        ax.set_visible(False)
-    return fig, axes[:count]
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, colour: str, linestyle: str = "-", *, band: bool = True) -> None:

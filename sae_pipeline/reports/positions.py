@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sae_pipeline.metrics.positions.profiles import DECILE_COLUMNS, TWO_PEAKS
 from sae_pipeline.reports import position_figures
-from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
+from sae_pipeline.reports.blocks import FOLD_ROWS, Cell, Plot, Section, Table, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.position_figures import CONDITION_WORDS
 from sae_pipeline.reports.wording import NONE, counted, decimal, digits_for, interval, layer_name, listed, signed, times
@@ -35,12 +35,14 @@ def position_section(positions: Mapping[str, pd.DataFrame], saes: pd.DataFrame) 
     named = {name: frame.assign(architecture=frame["sae_id"].map(architectures)) for name, frame in positions.items() if "sae_id" in frame.columns}
     curves, first = named["position_curves"], _first(effects, architectures)
     plots: list[Plot] = []
+    left_out: list[str] = []
     if first:
         plots += _latent_plots(curves, effects, first)
-        plots += _spread_plots(named["position_tokens"], named["position_features"], first, architectures[first[0]])
+        spread, left_out = _spread_plots(named["position_tokens"], named["position_features"], first, architectures[first[0]])
+        plots += spread
     plots += _loss_plots(curves, effects, first)
     tables = [pattern_table(named["position_effects"]), loss_table(named["position_effects"])]
-    return Section("positions", TITLE, tuple(_sentences(studies, effects)), plots=tuple(plots), tables=tuple(tables))
+    return Section("positions", TITLE, (*_sentences(studies, effects), *left_out), plots=tuple(plots), tables=tuple(tables))
 
 
 def _first(effects: pd.DataFrame, architectures: pd.Series) -> list[str]:
@@ -115,14 +117,13 @@ def _pattern_statement(shares: pd.DataFrame, first: list[str]) -> str:
     return f"Late in the context position explains, of the variance of the mean activation at {layer}: {listed(parts)}"
 
 
-def _spread_plots(tokens: pd.DataFrame, features: pd.DataFrame, first: list[str], architecture: str) -> list[Plot]:
-    """Tokens and latents by their mean and spread."""
+def _spread_plots(tokens: pd.DataFrame, features: pd.DataFrame, first: list[str], architecture: str) -> tuple[list[Plot], list[str]]:
+    """Tokens and latents by their mean and spread; and why figures are left out."""
     tokens, features = (frame[frame["sae_id"].isin(first)].reset_index(drop=True) for frame in (tokens, features))
     fired = features[features["mean"] > 0]
-    bound = np.log10(fired["mean"].to_numpy()), np.log10(fired["std"].to_numpy())
     said = {
         "tokens": f"Tokens of the {architecture} SAEs by mean and spread of their latents",
-        "features": f"Mean and standard deviation of the {architecture} SAEs' latents correlate at {decimal(float(np.corrcoef(*bound)[0, 1]), 2)} (of their logarithms)",
+        "features": f"Mean and standard deviation of the {architecture} SAEs' latents{_correlation(fired)}",
         "density": f"{(features['density'] > 0.1).sum():,} of {counted(len(features), 'latent')} of the {architecture} SAEs fire on more than a tenth of the tokens",
         "deciles": f"Half of the latents of the {architecture} SAEs have a median activation below {fired['d50'].median():.3g} where they fire",
     }
@@ -133,7 +134,20 @@ def _spread_plots(tokens: pd.DataFrame, features: pd.DataFrame, first: list[str]
         "density": ("A dot per latent that fired.", fired, partial(of_latents, against="density", ylabel="share of tokens it fires on")),
         "deciles": ("Nine dots per latent, one for each decile.", fired, partial(position_figures.decile_levels, fired, deciles=DECILE_COLUMNS)),
     }
-    return [Plot(f"positions-{name}", said[name], caption, frame, partial(draw, title=said[name])) for name, (caption, frame, draw) in drawn.items()]
+    plots = [
+        Plot(f"positions-{name}", said[name], caption, frame, partial(draw, title=said[name]))
+        for name, (caption, frame, draw) in drawn.items()
+        if len(frame)
+    ]
+    return plots, [] if len(fired) else [f"No latent of the {architecture} SAEs fired on this text, so there are no figures of single latents."]
+
+
+def _correlation(fired: pd.DataFrame) -> str:
+    """How the latents' mean and spread correlate, where there is an answer."""
+    logarithms = fired.loc[fired["std"] > 0, ["mean", "std"]].apply(np.log10)
+    if (logarithms.nunique() < 2).any():
+        return ""
+    return f" correlate at {decimal(float(np.corrcoef(logarithms['mean'], logarithms['std'])[0, 1]), 2)} (of their logarithms)"
 
 
 def _loss_plots(curves: pd.DataFrame, effects: pd.DataFrame, first: list[str]) -> list[Plot]:
@@ -177,7 +191,7 @@ def pattern_table(effects: pd.DataFrame) -> Table:
         "Pattern over positions, with intervals over documents. Strongest wave: periodogram of the curve of means without position 0, straight line removed, no "
         f"taper. Bimodality: Sarle's coefficient of the logarithms of the latents' means; above {TWO_PEAKS:.3f} points to two kinds of latents."
     )
-    return Table(caption, columns, tuple(rows), folded=len(rows) > 24)
+    return Table(caption, columns, tuple(rows), folded=len(rows) > FOLD_ROWS)
 
 
 def loss_table(effects: pd.DataFrame) -> Table:
@@ -190,7 +204,7 @@ def loss_table(effects: pd.DataFrame) -> Table:
         rows.append(text_row(Cell(layer_name(layer), layer), subject, CONDITION_WORDS[condition], *cells, *rises))
     columns = ("layer", "SAE", "positions", "cross-entropy", "mse", "nmse", "cross-entropy, rise", "nmse, rise")
     caption = "Losses with intervals over documents; rises against the intact model are paired by document. Reconstructed: the site replaced by the SAE's output."
-    return Table(caption, columns, tuple(rows), folded=len(rows) > 24)
+    return Table(caption, columns, tuple(rows), folded=len(rows) > FOLD_ROWS)
 
 
 def _grouped(effects: pd.DataFrame) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from sae_pipeline.analysis.improving.proposals import IN_STUDY, NOT_POSSIBLE, TO_TRAIN
-from sae_pipeline.reports.blocks import Section, Table, text_row
+from sae_pipeline.reports.blocks import FOLD_ROWS, Section, Table, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.wording import NONE, counted, listed
 from sae_pipeline.study.fragments import PROPOSED_FILE
@@ -57,4 +57,4 @@ def _proposals(proposals: pd.DataFrame) -> Table:
             STATUS_WORDS[r.status] + (f": {r.note}" if r.status == NOT_POSSIBLE else ""), f"{r.metric} on {r.evaluation_sets}, {r.better} is better", r.source,
         ) for r in rows_of(proposals)
     )  # fmt: skip
-    return Table("Remedies, an arm each", columns, rows, folded=len(rows) > 24)
+    return Table("Remedies, an arm each", columns, rows, folded=len(rows) > FOLD_ROWS)

@@ -24,11 +24,11 @@ def rubric_review_report(study: str, reviewed: pd.DataFrame) -> Report:
         headline_sentence=f"{counted(len(remarked), 'rule')} of {len(reviewed)} {'asks' if len(remarked) == 1 else 'ask'} for a look.",
         facts=(("rubrics", str(reviewed["rubric"].nunique())), ("metrics judged", str(reviewed["metric"].nunique()))),
         heat=(),
-        sections=tuple(_section(str(name), here) for name, here in reviewed.groupby("rubric", sort=False)),
+        sections=tuple(_section(number, str(name), here) for number, (name, here) in enumerate(reviewed.groupby("rubric", sort=False), start=1)),
     )
 
 
-def _section(rubric: str, here: pd.DataFrame) -> Section:
+def _section(number: int, rubric: str, here: pd.DataFrame) -> Section:
     columns = ("metric", *(mark.replace("_", " ") for mark in MARKS), "lowest", "highest", "disagreements", "remark")
     rows = tuple(
         text_row(
@@ -36,4 +36,5 @@ def _section(rubric: str, here: pd.DataFrame) -> Section:
             Cell(decimal(row["lowest"]), row["lowest"]), Cell(decimal(row["highest"]), row["highest"]), Cell(str(row["disagreements"]), row["disagreements"]), row["remark"],
         ) for row in here.to_dict("records")
     )  # fmt: skip
-    return Section(f"rubric-{rubric.replace('.', '-')}", rubric, tables=(Table(f"Marks by {rubric}, one row per metric it judges", columns, rows),))
+    # A number, because a rubric's name may hold what an anchor may not, or differ from another's in that alone.
+    return Section(f"rubric-{number}", rubric, tables=(Table(f"Marks by {rubric}, one row per metric it judges", columns, rows),))

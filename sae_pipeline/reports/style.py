@@ -43,6 +43,9 @@ NAMED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C5
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
+CHANCE = "#8A8A8A"
+"""Colour of what is expected by chance."""
+
 VERDICT_COLOURS = {"supported": "#1B7F4B", "contradicted": "#B3261E", "inconclusive": "#6B6B6B", "not_testable": "#6B6B6B"}
 
 MARK_COLOURS = {

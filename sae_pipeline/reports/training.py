@@ -46,7 +46,7 @@ def training_section(training: pd.DataFrame, saes: pd.DataFrame, diverged: pd.Da
         f"{counted(len(ended), 'SAE')} trained; {_dead(dead)}",
         *_diverged(diverged),
         _sparsity(missed, saes),
-        *_trunks(saes),
+        *trunks(saes),
         "Loss and L0 here are those of training batches; every comparison rests on held-out text.",
     )
     return Section("training", title, sentences, plots=(curve_plot(curves, ended),), tables=(*stopped, end_table(ended, saes)))
@@ -77,7 +77,7 @@ def divergence_table(diverged: pd.DataFrame) -> Table:
     return Table("SAEs that diverged: stopped before the update of that step, not evaluated, and not trained again as they are", columns, rows)
 
 
-def _trunks(saes: pd.DataFrame) -> tuple[str, ...]:
+def trunks(saes: pd.DataFrame) -> tuple[str, ...]:
     """The sentence on token budgets that share a trunk, if there are any."""
     on_trunk = saes[saes["trunk_tokens"].notna()]
     if on_trunk.empty:

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
+from sae_pipeline.reports.blocks import FOLD_ROWS, Cell, Plot, Section, Table, number_cell, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.style import ordered_colours, styled
-from sae_pipeline.reports.wording import NONE, decimal, interval, layer_name
+from sae_pipeline.reports.wording import decimal, interval, layer_name
 
 DRAWN = "explained_variance"
 """The metric of the figure; the table has every metric."""
@@ -44,10 +44,10 @@ def variance_part(shares: pd.DataFrame, confidence: float) -> Section:
     rows = tuple(
         text_row(
             r.metric, Cell(layer_name(r.layer), ALL if r.layer != r.layer else r.layer), _factor(r.factor),
-            Cell(decimal(100 * r.share, 1) if r.share == r.share else NONE, r.share if r.share == r.share else float("-inf")), interval(100 * r.low, 100 * r.high, 1),
+            number_cell(r.share, 1, scale=100), interval(100 * r.low, 100 * r.high, 1),
         ) for r in rows_of(known)
     )  # fmt: skip
-    table = Table("Share of the variance by factor", ("metric", "layer", "factor", "share (%)", "interval (%)"), rows, folded=len(rows) > 24)
+    table = Table("Share of the variance by factor", ("metric", "layer", "factor", "share (%)", "interval (%)"), rows, folded=len(rows) > FOLD_ROWS)
     plot = Plot(
         "variance",
         said,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sae_pipeline.errors import BadInput
-from sae_pipeline.stages import corpora, inventory, reachable, subject
+from sae_pipeline.stages import corpora, inventory, reachable, subject, upstream
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact, strings_in
 from sae_pipeline.study import Cell
@@ -91,7 +91,7 @@ def trace(ctx: StudyContext, sae_id: str) -> Chain:
 
 def of_cell(ctx: StudyContext, cell: Cell, *last: str) -> tuple[Link, ...]:
     """What some artifacts of a cell rest on, upstream first, and they themselves."""
-    return _up_to(ctx, dict(reachable.of_cell(ctx, cell.mix, cell.point, cell.expansion)), last)
+    return _up_to(ctx, dict(upstream.of_cell(ctx, cell.mix, cell.point, cell.expansion)), last)
 
 
 def of_study(ctx: StudyContext, last: str) -> tuple[Link, ...]:

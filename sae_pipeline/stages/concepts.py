@@ -95,22 +95,16 @@ def measure(ctx: StudyContext, point: HookPoint) -> Artifact:
         from sae_pipeline.concepts.measure import StudiedSae, measure_concepts
         from sae_pipeline.concepts.text import read_sets
         from sae_pipeline.corpora.corpus import Corpus
-        from sae_pipeline.saes.inference import InferenceSAE
 
         settings, model = slices.concepts(ctx.study), subject.need(ctx)
         tokenizer = model.tokenizer()
         texts = {name: (Corpus.load(corpora.need(ctx, f"held_out/{name}")), activations.shards(artifact)) for name, artifact in read.items()}
         with ctx.compute.lease() as device:
-
-            def loaded(sae: Artifact) -> InferenceSAE:
-                found: InferenceSAE = evaluation.load_sae(sae).to(device)
-                return found
-
             summary = measure_concepts(
                 draft.path,
                 sets=read_sets(texts, settings["tokens"]),
                 saes={
-                    sae_id: StudiedSae(cell.cell.mix, cell.cell.expansion, label, partial(loaded, cell.saes[label]))
+                    sae_id: StudiedSae(cell.cell.mix, cell.cell.expansion, label, partial(evaluation.load_sae, cell.saes[label], device))
                     for sae_id, (cell, label) in chosen.items()
                 },
                 mixes={

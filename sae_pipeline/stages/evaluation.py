@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sae_pipeline.activations.subject import SubjectModel
+    from sae_pipeline.saes.inference import InferenceSAE
 
 GATHERED = {"document_sums": "documents", "position_sums": "positions", "feature_stats": "latents"}
 """Tables of a cell, and the file of each evaluation that they are gathered from."""
@@ -151,7 +152,7 @@ def evaluate_on(ctx: StudyContext, held_out: str, point: HookPoint, stored: dict
                 model: SubjectModel = subject.need(ctx).load(ctx.study.subject.dtype, device)
                 metrics = evaluate_saes(
                     {label: draft.path for label, draft in drafts.items()},
-                    {label: load_sae(stored[label]).to(device) for label in drafts},
+                    {label: load_sae(stored[label], device) for label in drafts},
                     activations=activations.shards(activations.need(ctx, lane, point)),
                     corpus=Corpus.load(corpora.need(ctx, lane)),
                     baseline=Baseline.load(baseline),
@@ -180,13 +181,13 @@ def _fake(point: HookPoint, sae: Artifact) -> tuple[str, ...]:
     return "fake_feature_ratio", point.key, sae.fingerprint
 
 
-def load_sae(sae: Artifact) -> Any:
+def load_sae(sae: Artifact, device: str = "cpu") -> InferenceSAE:
     """The stored SAE, after its bytes were checked."""
     from sae_pipeline.saes.inference import InferenceSAE
 
     for name in sae.manifest["files"]:
         sae.file(name)
-    return InferenceSAE.load(sae.path)
+    return InferenceSAE.load(sae.path).to(device)
 
 
 # ------------------------------------------------------------------------------------------------ a cell's tables

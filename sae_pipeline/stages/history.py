@@ -38,7 +38,8 @@ class Record:
 
     folder: Path
     about: dict[str, Any]
-    """``recorded`` (UTC), ``window``, ``text`` (hash of what the window's text and its evaluation follow from), and ``saes``: fingerprint by id."""
+    """``recorded`` (UTC), ``window``, ``text`` (hash of what the window's text and its evaluation follow from), and ``saes``: fingerprint by id,
+    without those that diverged."""
 
     @property
     def covers(self) -> tuple[str, str]:
@@ -162,21 +163,25 @@ def _measured(ctx: StudyContext) -> tuple[pd.DataFrame, pd.DataFrame]:
     for cell in cells(ctx.study):
         found = evaluation.evaluate(ctx, cell.mix, cell.point, cell.expansion).artifact
         variance = {name: _variance(Baseline.load(evaluation.need_baseline(ctx, name, cell.point))) for name in ctx.study.held_out}
-        for into, file, columns in ((metrics, "metrics", None), (documents, "document_sums", ["arm", "evaluation_set", "document_hash", "n", "sse"])):
+        sums = ["arm", "evaluation_set", "document", "document_hash", "n", "sse"]
+        for into, file, columns in ((metrics, "metrics", None), (documents, "document_sums", sums)):
             frame = pd.read_parquet(found.file(f"{file}.parquet"), columns=columns)
             frame.insert(0, "sae_id", [cell.sae_id(label) for label in frame.pop("arm")])
             into.append(frame)
         here = documents[-1]
-        here["sst"] = [variance[name][document] for name, document in zip(here["evaluation_set"], here["document_hash"], strict=True)]
+        here["sst"] = [variance[name][document] for name, document in zip(here["evaluation_set"], here.pop("document"), strict=True)]
     return pd.concat(metrics, ignore_index=True), pd.concat(documents, ignore_index=True)
 
 
-def _variance(baseline: Baseline) -> dict[str, float]:
-    """Sum of |x - mu|^2 over each document's tokens by its hash, mu being the mean of the whole set."""
+def _variance(baseline: Baseline) -> dict[int, float]:
+    """Sum of |x - mu|^2 over each document's tokens by its number, mu being the mean of the whole set.
+
+    Not by its hash: a set of several sources may hold one text twice.
+    """
     sums, vectors = baseline.documents, baseline.sum_x.numpy()
     mean = vectors.sum(0) / sums["n"].sum()
     centred = sums["sum_sq"].to_numpy() - 2 * vectors @ mean + sums["n"].to_numpy() * (mean @ mean)
-    return dict(zip(sums["document_hash"], centred.tolist(), strict=True))
+    return dict(zip(sums["document"].tolist(), centred.tolist(), strict=True))
 
 
 def _write(ctx: StudyContext, of: dict[str, Any], metrics: pd.DataFrame, documents: pd.DataFrame) -> Record:
@@ -204,8 +209,14 @@ def _identity(ctx: StudyContext, found: list[Record]) -> tuple[str, dict[str, An
         "study": slices.history(ctx.study),
         "records": {record.folder.name: file_sha256(record.folder / METRICS) for record in found},
         "saes": found[-1].about["saes"],
+        "declared": _declared(ctx),
     }
     return digest(STAGE, slices.VERSIONS[STAGE], inputs), inputs
+
+
+def _declared(ctx: StudyContext) -> list[str]:
+    """Ids of the SAEs that the study declares, those that diverged among them."""
+    return sorted(cell.sae_id(label) for cell in cells(ctx.study) for label in cell.arms)
 
 
 def find(ctx: StudyContext) -> Artifact | None:
@@ -234,9 +245,8 @@ def gather(ctx: StudyContext) -> Artifact:
             from sae_pipeline.reports.build import write_report
             from sae_pipeline.reports.history import history_report
 
-            frames = dict(
-                zip(TABLES, (history_rows(found), regressions([_loaded(record) for record in found], **slices.history(ctx.study))), strict=True)
-            )
+            changes = regressions([_loaded(record) for record in found], declared=_declared(ctx), **slices.history(ctx.study))
+            frames = dict(zip(TABLES, (history_rows(found), changes), strict=True))
             for name, frame in frames.items():
                 frame.to_parquet(draft.path / f"{name}.parquet", index=False)
             page = draft.path / "page"

@@ -131,6 +131,6 @@ def firings(ctx: StudyContext, cell: Cell, label: str, held_out: str) -> np.ndar
     rows = baseline.rows(len(Corpus.load(corpora.need(ctx, lane)).documents))
     trained = saes.need(ctx, cell.mix, cell.point, cell.expansion)
     with ctx.compute.lease() as device:
-        sae = evaluation.load_sae(trained.saes[label]).to(device)
+        sae = evaluation.load_sae(trained.saes[label], device)
         counts = firings_per_document(sae, stored, rows, len(baseline.documents)).numpy()
     return counts[baseline.documents.sort_values(["document_hash", "document"]).index.to_numpy()]

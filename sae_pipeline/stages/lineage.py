@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from sae_pipeline.stages import reachable
+from sae_pipeline.stages import upstream
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.store import Artifact
 
@@ -34,7 +34,7 @@ def rows(ctx: StudyContext) -> pd.DataFrame:
     """One row per artifact: stage, what it is in this study, fingerprint, content, inputs, when, how long, libraries."""
     import pandas as pd
 
-    return pd.DataFrame([_row(what, artifact) for what, artifact in reachable.artifacts(ctx) if artifact.stage in UPSTREAM])
+    return pd.DataFrame([_row(what, artifact) for what, artifact in upstream.artifacts(ctx) if artifact.stage in UPSTREAM])
 
 
 def _row(what: str, artifact: Artifact) -> dict[str, object]:

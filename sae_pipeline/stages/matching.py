@@ -89,14 +89,11 @@ def _matchable(evaluated: Iterable[Evaluated], device: str) -> dict[str, Matchab
     import pandas as pd
 
     from sae_pipeline.matching.study_tables.shelf import MatchableSae
-    from sae_pipeline.saes.inference import InferenceSAE
-
-    def loaded(sae: Artifact) -> InferenceSAE:
-        found: InferenceSAE = evaluation.load_sae(sae).to(device)
-        return found
 
     return {
-        each.declared.sae_id: MatchableSae(each.declared, partial(loaded, each.sae), pd.read_parquet(each.latents.file("latents.parquet")))
+        each.declared.sae_id: MatchableSae(
+            each.declared, partial(evaluation.load_sae, each.sae, device), pd.read_parquet(each.latents.file("latents.parquet"))
+        )
         for each in evaluated
     }
 

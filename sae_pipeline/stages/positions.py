@@ -88,7 +88,7 @@ def measure(ctx: StudyContext, point: HookPoint) -> Artifact:
             summary = measure_positions(
                 draft.path,
                 text=PositionText.of(Corpus.load(corpus), settings["tokens"]),
-                saes={sae_id: evaluation.load_sae(sae).to(device) for sae_id, sae in chosen.items()},
+                saes={sae_id: evaluation.load_sae(sae, device) for sae_id, sae in chosen.items()},
                 model=loaded,
                 hook=loaded.hook_name(point.site, point.layer),
                 evaluation_set=settings["evaluation_set"],

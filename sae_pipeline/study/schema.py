@@ -78,7 +78,7 @@ Cron = Annotated[str, AfterValidator(_five_fields)]
 
 
 class Schedules(Section):
-    """What the daemon does on its own, once its schedules and sensors are switched on in the UI; times are UTC."""
+    """What the daemon does on its own; times are UTC. What is named here runs from the start, the rest waits to be switched on in the UI."""
 
     report: Cron = Field("0 3 * * 1", description="when tables, findings and report are refreshed, as a cron expression (Monday 03:00)")
     evaluation: Cron | None = Field(

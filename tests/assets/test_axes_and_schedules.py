@@ -52,6 +52,21 @@ def test_the_longest_interval_of_a_schedule(cron: str, days: int) -> None:
     assert longest_interval(cron) == timedelta(days=days)
 
 
+@pytest.mark.parametrize(
+    ("cron", "hours"),
+    [
+        ("0 * * * 1-5", 49),
+        ("*/5 9-17 * * 1-5", 63 + 5 / 60),
+        ("* * * * *", 1 / 60),
+        ("*/20 8,9 1-10 * *", 22 * 24 - 100 / 60),
+        ("0 6 29 2 *", (8 * 365 + 1) * 24),
+    ],
+)
+def test_the_longest_interval_is_that_of_nights_weekends_and_leap_years(cron: str, hours: float) -> None:
+    """Friday 23:00 to Monday 00:00; Friday 17:55 to Monday 09:00; the tenth 09:40 to the first 08:00 of 31 days' month; 2096 to 2104, with no leap day in 2100."""
+    assert longest_interval(cron) == timedelta(hours=hours)
+
+
 def test_nothing_is_overdue_in_a_study_that_asks_for_no_schedule() -> None:
     graph = study_definitions(small()).resolve_asset_graph()
     assert [key for key in graph.toposorted_asset_keys if graph.get(key).freshness_policy is not None] == []
@@ -77,6 +92,23 @@ def test_what_can_become_overdue_is_materialised_by_a_schedule() -> None:
     scheduled = {schedule.job_name for schedule in automation(study).schedules or ()}  # type: ignore[union-attr]
     refreshed = set().union(*(jobs(study)[name].selection.resolve(graph) for name in scheduled))
     assert {key for key in graph.toposorted_asset_keys if graph.get(key).freshness_policy is not None} <= refreshed
+
+
+def status_of_schedules(study: Study) -> dict[str, dg.DefaultScheduleStatus]:
+    return {schedule.name: schedule.default_status for schedule in study_definitions(study).get_repository_def().schedule_defs}
+
+
+def test_schedules_that_the_study_names_run_from_the_start() -> None:
+    names = ("refresh", "evaluation", "scorecards", "versions", "rubric_review")
+    study = small(schedules=EVERYTHING, corpus={"held_out_windows": 4})
+    assert status_of_schedules(study) == {f"scheduled_{name}": dg.DefaultScheduleStatus.RUNNING for name in names}
+
+
+def test_what_the_study_does_not_name_does_not_run_on_its_own() -> None:
+    """The report's schedule has a time by default, and waits for who switches it on."""
+    waiting = {"scheduled_refresh": dg.DefaultScheduleStatus.STOPPED}
+    assert status_of_schedules(small()) == waiting
+    assert status_of_schedules(small(schedules={"versions": "0 5 1 * *"})) == waiting | {"scheduled_versions": dg.DefaultScheduleStatus.RUNNING}
 
 
 def test_every_job_can_be_launched_and_explains_itself() -> None:

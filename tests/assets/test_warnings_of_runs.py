@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from resources import HomeResource
+from resources import HomeResource, WarehouseResource
 
 engine = logging.getLogger("sae_pipeline.saes.finishing")
 
@@ -16,13 +16,20 @@ def warned(home: HomeResource) -> None:
     engine.warning("%d %% of the latents are dead", 50)
 
 
+@dg.asset
+def warned_beside_a_warehouse(home: HomeResource, warehouse: WarehouseResource) -> None:
+    engine.warning("%d %% of the latents are dead", 50)
+
+
 def messages(instance: dg.DagsterInstance, run_id: str) -> list[tuple[int, str]]:
     return [(event.level, event.user_message) for event in instance.all_logs(run_id) if "latents" in event.user_message]
 
 
-def materialize(tmp_path: Path, instance: dg.DagsterInstance) -> str:
+def materialize(tmp_path: Path, instance: dg.DagsterInstance, asset: dg.AssetsDefinition = warned) -> str:
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    return dg.materialize([warned], resources={"home": HomeResource(root=str(tmp_path))}, instance=instance, run_config=quiet).run_id
+    home = HomeResource(root=str(tmp_path))
+    resources = {"home": home, "warehouse": WarehouseResource(home=home)}
+    return dg.materialize([asset], resources=resources, instance=instance, run_config=quiet).run_id
 
 
 def test_a_warning_is_an_event_of_its_run_alone(tmp_path: Path) -> None:
@@ -30,6 +37,14 @@ def test_a_warning_is_an_event_of_its_run_alone(tmp_path: Path) -> None:
         first, second = materialize(tmp_path, instance), materialize(tmp_path, instance)
         for run in (first, second):
             assert messages(instance, run) == [(logging.WARNING, "50 % of the latents are dead")]
+
+
+def test_a_warning_is_one_event_where_two_resources_hold_the_home(tmp_path: Path) -> None:
+    handlers = list(logging.getLogger("sae_pipeline").handlers)
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = materialize(tmp_path, instance, warned_beside_a_warehouse)
+        assert messages(instance, run) == [(logging.WARNING, "50 % of the latents are dead")]
+    assert logging.getLogger("sae_pipeline").handlers == handlers, "nothing is left when the run ends"
 
 
 def test_a_warning_is_printed_once_where_nobody_set_up_logging(

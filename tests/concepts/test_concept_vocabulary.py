@@ -58,15 +58,26 @@ def test_halves_are_halves() -> None:
 def test_tokens_are_drawn_log_uniformly_over_ranks() -> None:
     """Over many seeds the first of 200 ids is drawn first with chance 1 / (1 + 1/2 + … + 1/200), the second with half of it."""
     frequency = np.arange(200, 0, -1)
-    first = np.array([sample_tokens(np.ones(200, bool), frequency, 1, seed)[0] for seed in range(4_000)])
+    first = np.array([sample_tokens(np.ones(200, bool), frequency, 1, seed).tokens[0] for seed in range(4_000)])
     expected = 1 / np.arange(1, 201) / (1 / np.arange(1, 201)).sum()
     found = np.bincount(first, minlength=200) / 4_000
     assert np.abs(found[:5] - expected[:5]).max() < 4 * np.sqrt(expected[0] / 4_000)
 
 
+def test_weights_of_one_over_the_chance_of_a_draw_give_counts_of_the_vocabulary_without_bias() -> None:
+    """Ids at ranks 1 to 9 and 10 to 299, counted from draws of 40: right up to four standard errors, for every third id as for all."""
+    frequency, every_third = np.arange(299, 0, -1), np.arange(299) % 3 == 0
+    for eligible in (np.ones(299, bool), every_third):
+        draws = [sample_tokens(eligible, frequency, 40, seed) for seed in range(400)]
+        for ids in (np.arange(9), np.arange(9, 299)):
+            counted = np.array([(1 / draw.chance)[np.isin(draw.tokens, ids)].sum() for draw in draws])
+            assert abs(counted.mean() - eligible[ids].sum()) < 4 * counted.std(ddof=1) / np.sqrt(len(draws))
+
+
 def test_only_eligible_tokens_are_drawn_each_once_and_the_most_frequent_first() -> None:
     eligible = np.arange(50) % 3 == 0
-    drawn = sample_tokens(eligible, np.arange(50), 100, seed=0)
+    drawn, chance = sample_tokens(eligible, np.arange(50), 100, seed=0)
+    assert chance.tolist() == [1.0] * len(drawn)
     assert sorted(drawn) == np.flatnonzero(eligible).tolist()
     assert drawn.tolist() == sorted(drawn, reverse=True)
     assert ranks(np.array([5, 9, 5])).tolist() == [2, 1, 3]

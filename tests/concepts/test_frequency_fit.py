@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.stats import binomtest, chi2
 
-from sae_pipeline.concepts.frequency_fit import logistic_fit, tail_recall, wilson_interval
+from sae_pipeline.concepts.frequency_fit import logistic_fit, tail_recall, weighted_share, wilson_interval
+from sae_pipeline.concepts.vocabulary import ranks, sample_tokens
 
 CONFIDENCE = 0.95
 
@@ -107,8 +110,45 @@ def test_the_interval_of_a_share_is_wilsons(hits: int, trials: int) -> None:
 
 def test_recall_is_told_by_powers_of_ten_and_apart_for_what_a_mix_does_not_hold() -> None:
     rank = np.array([1, 9, 10, 99, 100, 1000, 5000])
-    table = tail_recall(rank, np.array([True] * 6 + [False]), np.array([True, True, True, False, False, True, True]), CONFIDENCE)
+    having = np.array([True, True, True, False, False, True, True])
+    table = tail_recall(rank, np.array([True] * 6 + [False]), having, np.full(7, 0.3), CONFIDENCE)
     found = [tuple(row) for row in table[["rank_low", "rank_high", "tokens", "with_feature"]].fillna(-1).to_numpy().tolist()]
     assert found == [(1, 9, 2, 2), (10, 99, 2, 1), (100, 999, 1, 0), (1000, 9999, 1, 1), (-1, -1, 1, 1)]
     assert table["share"].tolist() == [1.0, 0.5, 0.0, 1.0, 1.0]
-    assert tail_recall(rank[:0], np.zeros(0, bool), np.zeros(0, bool), CONFIDENCE).empty
+    assert tail_recall(rank[:0], np.zeros(0, bool), np.zeros(0, bool), np.zeros(0), CONFIDENCE).empty
+
+
+def test_equal_chances_give_the_plain_share_with_wilsons_interval() -> None:
+    has = np.arange(10) < 3
+    assert weighted_share(has, np.full(10, 0.2), CONFIDENCE) == pytest.approx((0.3, *wilson_interval(3, 10, CONFIDENCE)))
+
+
+def test_a_token_that_was_half_as_likely_to_be_drawn_stands_for_two() -> None:
+    """Weights 2, 1, 1 with a feature in the first: share 2/4; Kish's (2 + 1 + 1)² / (4 + 1 + 1) trials, those of the variance too."""
+    found = weighted_share(np.array([True, False, False]), np.array([0.5, 1.0, 1.0]), CONFIDENCE)
+    assert found == pytest.approx((0.5, *wilson_interval(4 / 3, 8 / 3, CONFIDENCE)))
+
+
+VOCABULARY = 3_000
+AT_RANKS = {
+    "falls": lambda rank: 1 - rank / VOCABULARY,
+    "rises": lambda rank: rank / VOCABULARY,
+    "in the far tail alone": lambda rank: 0.4 * (rank > 0.7 * VOCABULARY),
+    "even": lambda rank: np.full(len(rank), 0.1),
+}
+
+
+@pytest.mark.parametrize("recall", AT_RANKS.values(), ids=AT_RANKS)
+def test_shares_by_rank_are_those_of_the_vocabulary_and_their_intervals_hold_them(recall: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Of 300 draws that prefer frequent tokens 95 % at least, up to three standard errors of the binomial, at ranks 1,000 to 2,999."""
+    frequency = 1 / np.arange(1, VOCABULARY)
+    rank, everywhere = ranks(frequency), np.ones(len(frequency), bool)
+    has = np.random.default_rng(0).random(len(rank)) < recall(rank)
+    truth, held, shares = has[rank >= 1_000].mean(), 0, []
+    for seed in range(300):
+        tokens, chance = sample_tokens(everywhere, frequency, 200, seed)
+        last = tail_recall(rank[tokens], everywhere[tokens], has[tokens], chance, 0.95).iloc[-1]
+        held += last["low"] <= truth <= last["high"]
+        shares.append(last["share"])
+    assert held / 300 > 0.95 - 3 * np.sqrt(0.95 * 0.05 / 300)
+    assert np.mean(shares) == pytest.approx(truth, abs=4 * np.std(shares) / np.sqrt(300))

@@ -18,12 +18,13 @@ import pytest
 from made_up_results import BUDGET, BUDGETS, DECLARED, IN_DOMAIN, LAYERS, PER_DOUBLED_WIDTH, PER_LAYER, SHARE, results, written
 
 from sae_pipeline.analysis import claims
+from sae_pipeline.analysis.recommendations import recommend
 from sae_pipeline.errors import BadInput
 from sae_pipeline.foreign_tables.analyses import analyses
 from sae_pipeline.foreign_tables.declared import declared_study, in_domain
-from sae_pipeline.foreign_tables.report import evidence, study_tables, write
+from sae_pipeline.foreign_tables.report import drawn, evidence, study_tables, write
 from sae_pipeline.foreign_tables.results import Results, read_results
-from sae_pipeline.reports.folder import PAGE, report_folder
+from sae_pipeline.reports.folder import MARK, PAGE, report_folder
 from sae_pipeline.study.schema import Analysis
 
 SETTINGS = Analysis(bootstrap_samples=400)
@@ -102,6 +103,41 @@ def test_reversed_effects_are_contradicted(tmp_path: Path) -> None:
     frame = few(**PURE).assign(explained_variance=lambda table: 1.2 - table["explained_variance"])
     found = findings(read_results(written(tmp_path, frame)), ENDS)
     assert set(found.loc[["S0-13", "S0-14", "S0-15", "S0-17"], "verdict"]) == {"contradicted"}
+
+
+def test_seeds_of_one_cell_leave_their_yardstick_without_a_verdict(tmp_path: Path) -> None:
+    frame = few(**PURE, layer=(6,), sae_expansion_factor=(2,), sae_token_size_mil=(50,)).assign(seed=0)
+    again = frame[frame["sae_train_dataset"] == "C4"].assign(seed=1, explained_variance=0.6)
+    row = findings(read_results(written(tmp_path, pd.concat([frame, again]))), ENDS).loc["SEED"]
+    assert (row["verdict"], np.isnan(row["p_value"])) == ("inconclusive", True)
+    assert "without an interval there" in row["note"]
+
+
+def test_a_sparsity_that_some_saes_lack_is_no_level_of_it(tmp_path: Path) -> None:
+    frame = few(**PURE, sae_token_size_mil=(50,))
+    told = pd.concat([
+        frame.assign(architecture="topk", k=k, explained_variance=frame["explained_variance"] + gain, activation_sparsity_l0=k / frame["d_sae"])
+        for k, gain in ((32, 0.0), (64, 0.05))
+    ])  # fmt: skip
+    row = findings(read_results(written(tmp_path, pd.concat([told, frame.assign(architecture="relu")]))), ENDS).loc["S0-19"]
+    assert row["estimate"] == pytest.approx(0.05, abs=0.003)
+
+
+def test_recommendations_rest_on_claims_of_one_site(tmp_path: Path) -> None:
+    """At one site more tokens help and deeper layers do, at the other neither: no site has all that a recommendation rests on but the first."""
+    frame = pd.concat([few(**PURE).assign(seed=seed) for seed in (0, 1)], ignore_index=True)
+    frame["explained_variance"] += np.random.default_rng(0).normal(0, 1e-4, len(frame))
+    other = frame.assign(site="mlp_out", explained_variance=1.2 - frame["explained_variance"])
+    table = read_results(written(tmp_path, pd.concat([frame.assign(site="resid_post"), other])))
+    study = declared_study(table, in_domain(table, ENDS), "made_up", SETTINGS)
+    drawn_alone = {
+        site: recommend(claims.find(evidence(study_tables(table).at_site(site), SETTINGS), study))["id"].tolist()
+        for site in ("resid_post", "mlp_out")
+    }
+    together = drawn(table, study, in_domain(table, ENDS)).recommendations
+    assert together is not None
+    assert drawn_alone["resid_post"]
+    assert together.groupby("site")["id"].agg(list).to_dict() == {site: ids for site, ids in drawn_alone.items() if ids}
 
 
 def test_the_in_domain_advantage_is_not_guessed_from_names(tmp_path: Path) -> None:
@@ -208,18 +244,6 @@ def test_findings_json_lists_findings_and_shares_of_variance(report: Path) -> No
     assert sum(whole) == pytest.approx(1)
 
 
-def test_an_earlier_report_is_replaced_and_anything_else_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "report").mkdir()
-    (tmp_path / "report" / PAGE).write_text("earlier")
-    (tmp_path / "report" / "old.png").write_bytes(b"")
-    with report_folder(tmp_path / "report") as fresh:
-        (fresh / PAGE).write_text("later")
-    assert [path.name for path in (tmp_path / "report").iterdir()] == [PAGE]
-    (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(BadInput, match="new folder or one with an earlier report"), report_folder(tmp_path):
-        raise AssertionError("the folder was opened")
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -242,21 +266,25 @@ def test_a_killed_writer_leaves_nothing_that_the_next_does_not_remove(tmp_path: 
 
 
 def test_a_second_writer_of_the_same_folder_waits_and_leaves_the_first_alone(tmp_path: Path) -> None:
-    second = threading.Thread(target=lambda: write_page(tmp_path / "report", "second"))
+    second = threading.Thread(target=lambda: write_report(tmp_path / "report", "second"))
     with report_folder(tmp_path / "report") as fresh:
-        (fresh / PAGE).write_text("first")
+        write_page(fresh, "first")
         second.start()
         second.join(0.5)
         assert second.is_alive()
-        assert (fresh / PAGE).read_text() == "first"
+        assert (fresh / PAGE).read_text() == f"{MARK}first"
     second.join()
-    assert (tmp_path / "report" / PAGE).read_text() == "second"
+    assert (tmp_path / "report" / PAGE).read_text() == f"{MARK}second"
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 
-def write_page(folder: Path, text: str) -> None:
+def write_report(folder: Path, text: str) -> None:
     with report_folder(folder) as fresh:
-        (fresh / PAGE).write_text(text)
+        write_page(fresh, text)
+
+
+def write_page(folder: Path, text: str) -> None:
+    (folder / PAGE).write_text(f"{MARK}{text}")
 
 
 def test_mixes_between_the_ends_are_ranked_by_their_declared_shares(table: Results, found: pd.DataFrame) -> None:

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from sae_pipeline.matching import assignment, correlation
-from sae_pipeline.matching.correlation import Correlated, correlated, correlations, latent_code
+from sae_pipeline.matching.correlation import Correlated, correlated, latent_code
 from sae_pipeline.saes.inference import InferenceSAE
 
 
@@ -66,7 +66,7 @@ def test_correlations_are_those_of_numpy(n_a: int, n_b: int, density: float, den
 
 def test_two_saes_are_matched_by_the_latents_they_have_on_the_tokens() -> None:
     x, a, b = activations(300), sae(0, 16), sae(1, 24)
-    found = correlations(a, b, [x])
+    found = correlated(latent_code(a, x), latent_code(b, x))
     assert found.n_tokens == 300
     assert_matched(found, numpy_correlations(a.encode(x).double().numpy(), b.encode(x).double().numpy()))
 
@@ -75,7 +75,8 @@ def test_two_saes_are_matched_by_the_latents_they_have_on_the_tokens() -> None:
 @settings(max_examples=15, deadline=None)
 def test_chunks_make_no_difference(sizes: list[int]) -> None:
     x, a, b = activations(sum(sizes)), sae(0, 8), sae(1, 12)
-    whole, pieces = correlations(a, b, [x]), correlations(a, b, x.split(sizes))
+    whole = correlated(latent_code(a, x), latent_code(b, x))
+    pieces = correlated(*(vstack([latent_code(one, chunk) for chunk in x.split(sizes)], format="csr") for one in (a, b)))
     torch.testing.assert_close(pieces.best_a, whole.best_a, rtol=0, atol=1e-6)
     torch.testing.assert_close(pieces.best_b, whole.best_b, rtol=0, atol=1e-6)
     assert pieces.pairing.total == pytest.approx(whole.pairing.total, abs=1e-5)

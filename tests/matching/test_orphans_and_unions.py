@@ -134,6 +134,32 @@ def test_activations_are_correlated_over_the_alive_latents_alone(tables: dict[st
     assert of_architecture.loc["all", ["correlation_match_ratio", "correlation_mean"]].isna().all()
 
 
+def seeds_with_alive(*alive: list[int]) -> pd.DataFrame:
+    """``coverage`` of as many seeds on the axes 0 1 2, with these latents of each alive; the chance of n directions is n hundredths."""
+    declared = seeds(len(alive))[: len(alive)]
+    of = {sae.sae_id: latents for sae, latents in zip(declared, alive, strict=True)}
+    return coverage_frame(
+        seed_groups(declared),
+        lambda first, second: np.array([float(latent in of[second]) for latent in of[first]]),
+        0.7,
+        lambda rows: rows / 100,
+    )
+
+
+def test_a_seed_without_alive_latents_has_no_say_in_its_settings_union() -> None:
+    """Of the living seeds' latents 0 1 and 0 1 2 both, and two of three, are found in the other, none in the dead one: drawn alone it
+    halves the share, and its floor, of the mean 3 / 2 and 2 / 2 alive latents, counts as little."""
+    by_one, by_two = seeds_with_alive([0, 1], [0, 1, 2], []).to_dict("records")
+    assert (by_one["low"], by_one["high"]) == pytest.approx((1 / 3, 1 / 2))
+    assert (by_two["low"], by_two["high"]) == pytest.approx((2 / 3, 1))
+    assert (by_one["share"], by_two["share"]) == pytest.approx((5 / 12, 5 / 6))
+    assert (by_one["chance_share"], by_two["chance_share"]) == pytest.approx(((0.02 + 0.01) / 2, (0.03 + 0.02) / 2))
+
+
+def test_a_setting_whose_seeds_are_all_dead_has_no_share() -> None:
+    assert seeds_with_alive([], [])[["share", "low", "high", "chance_share"]].isna().all(axis=None)
+
+
 def test_a_setting_with_one_seed_has_no_union() -> None:
     declared = seeds(2)
     assert [[sae.seed for sae in group] for group in seed_groups(declared)] == [["s0d0", "s1d0"]]

@@ -8,15 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_pipeline.metrics.decoder.redundancy import decoder_redundancy, decoder_similarity
+from sae_pipeline.metrics.decoder.redundancy import decoder_similarity
 
 
 def test_pairs_are_antipodal_below_the_cut() -> None:
     """Against e1 the cosines are -1, -0.96 and -0.8; those of the other rows with each other are positive."""
     W_dec = torch.tensor([[1.0, 0], [-2, 0], [-0.96, 0.28], [-0.8, 0.6]])
-    assert decoder_redundancy(W_dec)["antipodal_pairs"] == 2
-    assert decoder_redundancy(W_dec[[0, 3]])["antipodal_pairs"] == 0
-    assert decoder_redundancy(W_dec[:1])["antipodal_pairs"] is None
+    assert decoder_similarity(W_dec).metrics["antipodal_pairs"] == 2
+    assert decoder_similarity(W_dec[[0, 3]]).metrics["antipodal_pairs"] == 0
+    assert decoder_similarity(W_dec[:1]).metrics["antipodal_pairs"] is None
 
 
 @pytest.mark.parametrize("block_elements", [1, 7, 10**6])
@@ -24,7 +24,7 @@ def test_a_decoder_of_both_signs_of_every_direction_has_one_antipodal_pair_each(
     """The sign of a row is the only thing that differs, in whatever order the rows come and in whatever blocks."""
     directions = torch.eye(6)
     W_dec = torch.cat([directions, -3 * directions])[torch.randperm(12, generator=torch.Generator().manual_seed(0))]
-    assert decoder_redundancy(W_dec, block_elements=block_elements)["antipodal_pairs"] == 6
+    assert decoder_similarity(W_dec, block_elements=block_elements).metrics["antipodal_pairs"] == 6
 
 
 def test_most_similar_pairs_are_named_by_latent_not_by_row_with_a_direction() -> None:

@@ -12,7 +12,7 @@ import torch
 from metrics_toys import LinearModel, MemoryShards, evaluated, margins, numpy_metrics, random_corpus, random_sae
 from scipy.special import log_softmax
 
-from sae_pipeline.metrics.decoder.redundancy import decoder_redundancy
+from sae_pipeline.metrics.decoder.redundancy import decoder_similarity
 from sae_pipeline.metrics.fidelity import TextBatch, token_losses
 from sae_pipeline.metrics.latents.firing import FiringStatistics
 from sae_pipeline.metrics.reconstruction import add_per_document, token_terms
@@ -95,7 +95,7 @@ def test_redundancy_equals_numpy_in_float64_however_it_is_cut() -> None:
     generator = torch.Generator().manual_seed(8)
     W_dec = torch.randn(300, D_MODEL, generator=generator) * torch.rand(300, 1, generator=generator)
     W_dec[10], W_dec[20], W_dec[30] = 3 * W_dec[11], -0.5 * W_dec[21], 0
-    found = decoder_redundancy(W_dec, block_elements=300 * 19)
+    found = decoder_similarity(W_dec, block_elements=300 * 19).metrics
     rows = W_dec.double().numpy()[W_dec.norm(dim=1).numpy() > 0]
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     cosines = unit @ unit.T

@@ -112,6 +112,7 @@ def test_the_text_of_a_named_document_holds_the_words_of_its_tokens(finished: tu
         (["--tokens", "5"], "--tokens: expected two whole numbers as A:B"),
         (["--tokens", "0:9000"], "expected A:B with 0 <= A < B <= 8192, the tokens of MORE, found 0:9000"),
         (["--tokens", "7:7"], "0 <= A < B"),
+        (["--corpus", "MORE"], "--corpus: expected --tokens beside it, found none"),
         (["--tokens", "0:9", "--corpus", "code"], "--corpus: expected a mix or evaluation set of the study 'toy' (MORE, LESS, held_out/stories"),
     ],
 )

@@ -77,6 +77,27 @@ def test_directions_are_told_with_the_latents_they_take_and_the_difference_betwe
 
 
 @pytest.mark.filterwarnings("error")
+def test_the_rows_of_the_figure_of_frequencies_hold_the_points_and_the_fits() -> None:
+    plot = concepts_section(made_up.tables(), made_up.saes(), 0.95).plots[0]
+    fits = plot.frame[plot.frame["drawn_as"] == "fit"].set_index(["layer", "mix"])
+    assert set(plot.frame["drawn_as"]) == {"share", "fit"}
+    assert fits.loc[(1, "PRE"), ["slope", "slope_low", "slope_high", "frequency_half"]].tolist() == [2.5, 1.25, float("inf"), 120.0]
+    assert len(fits) == 4
+    assert plot.frame["layer"].dtype == "Int64"
+
+
+@pytest.mark.filterwarnings("error")
+def test_tokens_that_no_mix_holds_have_no_figure_and_that_is_said() -> None:
+    tables = made_up.tables()
+    section = concepts_section(
+        tables | {"concept_features": tables["concept_features"].assign(frequency=0.0), "tail_recall": tables["tail_recall"].iloc[3::4]},
+        made_up.saes(), 0.95,
+    )  # fmt: skip
+    assert [plot.name for plot in section.plots] == ["concepts-directions"]
+    assert "No token that was looked for occurs in a training mix, so there is no figure of shares by frequency." in section.sentences
+
+
+@pytest.mark.filterwarnings("error")
 def test_every_concept_figure_is_drawn_without_a_complaint(section: Section) -> None:
     for plot in section.plots:
         assert figure_png(plot.draw())[:4] == b"\x89PNG"

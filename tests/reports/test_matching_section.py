@@ -53,6 +53,20 @@ def test_the_factor_that_leaves_least_in_common_is_named_with_its_interval() -> 
     assert said.endswith("those that differ in the seed most (+45.0 points [40.0, 50.0] against those that differ in the training mix)")
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_rows_of_the_figure_by_factor_hold_its_bars_and_its_dots() -> None:
+    frame = part("factors").plots[0].frame
+    factors, levels = (frame[frame["drawn_as"] == kind] for kind in ("factor", "pair_of_levels"))
+    assert len(factors) == 2 * len(made_up.FACTORS)
+    assert len(factors) + len(levels) == len(frame)
+    # Three mixes at each of two layers are three pairs of levels either way round.
+    mixes = levels[(levels["factor"] == "mix") & (levels["layer"] == 1)]
+    assert {frozenset(pair) for pair in zip(mixes["level"], mixes["other_level"], strict=True)} == {
+        frozenset(pair) for pair in (("PRE", "EQ"), ("PRE", "INS"), ("EQ", "INS"))
+    }
+    assert mixes["estimate"].tolist() == pytest.approx([made_up.FACTORS["mix"]] * len(mixes), abs=0.1)
+
+
 def test_the_order_of_the_factors_is_that_at_equal_settings_and_not_that_of_the_means() -> None:
     effects = made_up.effects()
     seeds = effects["factor"] == "seed"

@@ -6,6 +6,7 @@ import pytest
 import synthetic_positions as made_up
 from matplotlib.colors import to_hex
 
+from sae_pipeline.metrics.positions.profiles import DECILE_COLUMNS
 from sae_pipeline.reports.blocks import Section
 from sae_pipeline.reports.positions import position_section
 from sae_pipeline.reports.style import colour_map, figure_png, ordered_colours
@@ -59,6 +60,26 @@ def test_a_model_without_learned_positions_is_told_with_the_reason() -> None:
         "the subject has no learned absolute position embeddings (its positions are rotary)."
     )
     assert figure_png(section.plots[1].draw())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("alive", "said"), [(0, None), (1, "Mean and standard deviation of the topk SAEs' latents")])
+def test_where_no_latent_fired_the_figures_of_latents_are_left_out_and_that_is_said(alive: int, said: str | None) -> None:
+    tables = made_up.tables()
+    features = tables["position_features"]
+    dead = features["latent"] >= alive
+    never = {name: features[name].mask(dead, 0.0) for name in ("mean", "std", "density")} | {
+        name: features[name].mask(dead) for name in DECILE_COLUMNS
+    }
+    one_layer = features.assign(**never)
+    one_layer = one_layer[(one_layer["layer"] == 1) | (one_layer["mean"] == 0)]
+    section = position_section(tables | {"position_features": one_layer}, made_up.saes())
+    titles = {plot.name: plot.title for plot in section.plots}
+    assert titles.get("positions-features") == said
+    assert "positions-tokens" in titles
+    assert ("No latent of the topk SAEs fired on this text, so there are no figures of single latents." in section.sentences) == (said is None)
+    for plot in section.plots:
+        assert figure_png(plot.draw())[:4] == b"\x89PNG"
 
 
 def test_an_encoder_and_a_study_without_saes_have_what_is_left() -> None:

@@ -13,7 +13,8 @@ import synthetic_study
 from browser import chromium, chromium_or_skip
 
 from sae_pipeline.analysis.tables import StudyTables
-from sae_pipeline.reports.build import build_report
+from sae_pipeline.reports.blocks import Cell, Report, Section, Table
+from sae_pipeline.reports.build import build_report, write_report
 
 pytestmark = pytest.mark.ui
 PHONE, DESK = 360, 1280
@@ -143,6 +144,21 @@ def test_every_table_that_can_be_sorted_sorts_every_column_both_ways(report: Pat
         }"""
     )
     assert wrong == []
+
+
+def test_numbers_sort_by_their_value_and_what_is_missing_below_all(tmp_path: Path, page: Any) -> None:
+    keyed = [("∞", float("inf")), ("+2", 2.0), ("none", float("nan")), ("−3 [−4, −2]", -3.0), ("12", 12.0)]
+    plain = ["+0.1", "—", "−0.5", "0.3", "−0.25"]
+    rows = tuple((Cell(text), Cell(shown, key)) for text, (shown, key) in zip(plain, keyed, strict=True))
+    table = Table("Numbers", ("plain", "keyed"), rows)
+    write_report(tmp_path, Report("r", "", None, "", (), (), (Section("s", "Section", tables=(table,)),)))
+    visit(page, tmp_path / "index.html")
+    for n, ascending in enumerate((["—", "−0.5", "−0.25", "+0.1", "0.3"], ["none", "−3 [−4, −2]", "+2", "12", "∞"])):
+        for wanted in (ascending, ascending[::-1]):
+            page.locator("#s thead button").nth(n).click()
+            found = [text.strip() for text in page.locator(f"#s tbody td:nth-child({n + 1})").all_inner_texts()]
+            assert found == wanted
+    assert page.locator("#s thead th").nth(1).get_attribute("aria-sort") == "descending"
 
 
 def test_every_long_table_filters_by_words_and_comes_back_whole(report: Path, page: Any) -> None:

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.ui, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, small_study_data: dict[str, Any], toy_text: Path) -> SmallStudy:
-    """One SAE per mix on copies of the text, with everything that runs on its own switched on; run once."""
+    """One SAE per mix on copies of the text, with everything that runs on its own named in its file, so that it runs from the start; run once."""
     folder = tmp_path_factory.mktemp("ticks")
     study = SmallStudy(folder / "toy.yaml", small_study_data)
     stories = shutil.copyfile(toy_text / "stories.jsonl", folder / "stories.jsonl")
@@ -32,8 +32,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_study_data: dict[st
         data["saes"]["arms"] = [{"architecture": "topk", "k": 4}]
         data["corpus"] = {"held_out_share": 0.4, "held_out_windows": 4}
         data["held_out"] = {"recipes": {"shares": {"recipes": 1.0}, "kind": "in_sample", "tokens": 1_000}}
-        every_minute = dict.fromkeys(("evaluation", "report", "versions", "rubric_review"), "* * * * *")
-        data["schedules"] = every_minute | {"rerun_stale": True, "watch_minutes": 1}
+        now_and_then = dict.fromkeys(("report", "versions", "rubric_review"), "*/2 * * * *")
+        data["schedules"] = {"evaluation": "* * * * *", **now_and_then, "rerun_stale": True, "watch_minutes": 1}
 
     answer(folder / "home", "run", study.write(on_its_own), "--json")
     return study
@@ -45,17 +45,7 @@ def ctx(finished: SmallStudy, monkeypatch: pytest.MonkeyPatch) -> StudyContext:
     return StudyContext.open(load_study(str(finished.path)))
 
 
-def start(ui: DagsterUI, schedule: str) -> None:
-    """Switch a schedule on, as its button does."""
-    (location,) = ui.ask("{repositoriesOrError {... on RepositoryConnection {nodes {name location {name}}}}}")["repositoriesOrError"]["nodes"]
-    selector = {"repositoryLocationName": location["location"]["name"], "repositoryName": location["name"], "scheduleName": schedule}
-    answer = ui.ask("mutation($which: ScheduleSelector!) {startSchedule(scheduleSelector: $which) {__typename}}", which=selector)
-    assert answer["startSchedule"]["__typename"] == "ScheduleStateResult", answer
-
-
 def test_each_tick_of_the_schedule_records_another_window(ui: DagsterUI, ctx: StudyContext) -> None:
-    assert [record.about["window"] for record in history.records(ctx)] == [0]
-    start(ui, "scheduled_evaluation")
     patiently("two evaluations are recorded", lambda: len(history.records(ctx)) >= 3, 240)
     assert [record.about["window"] for record in history.records(ctx)][:3] == [0, 1, 2]
 
@@ -75,9 +65,6 @@ def test_every_other_schedule_launches_a_run_that_succeeds(ui: DagsterUI) -> Non
     left = {"scheduled_refresh", "scheduled_scorecards", "scheduled_versions", "scheduled_rubric_review"}
     query = """query($name: String!) {runsOrError(filter: {tags: [{key: "dagster/schedule_name", value: $name}], statuses: [SUCCESS]})
         {... on Runs {results {runId}}}}"""
-    for schedule in left:
-        start(ui, schedule)
-
     def all_succeeded() -> bool:
         left.difference_update([name for name in left if ui.ask(query, name=name)["runsOrError"]["results"]])
         return not left

@@ -6,13 +6,13 @@ Pure functions of the tables ``health``, ``saes`` and ``feature_stats``. The rul
 from __future__ import annotations
 
 from collections.abc import Collection
-from math import isfinite, nan
+from math import fsum, isfinite
 from typing import Any
 
 import pandas as pd
 
 from sae_pipeline.analysis.health.bands import NOT_JUDGED, SEVERITY
-from sae_pipeline.analysis.health.rubrics import Rubric
+from sae_pipeline.analysis.health.rubrics import BestLayer, Rubric
 from sae_pipeline.metrics.latents.dense_latents import dense_latents
 
 ALWAYS_ON = "0.8"
@@ -29,9 +29,14 @@ def worst_rows(health: pd.DataFrame, rubric: Rubric, evaluation_sets: Collection
 
     Among equal marks the set that comes first in the table counts. Columns as ``health``, with ``severity`` (-1: not judged).
     """
-    rows = health[(health["rubric"] == rubric.name) & (health["evaluation_set"].isin(list(evaluation_sets)) | (not evaluation_sets))]
-    rows = rows.assign(severity=[SEVERITY.get(mark, -1) for mark in rows["mark"]]).reset_index(drop=True)
+    rows = _rows_on(health, rubric, evaluation_sets)
     return rows.loc[rows.groupby(["sae_id", "metric"], sort=False)["severity"].idxmax()].reset_index(drop=True)
+
+
+def _rows_on(health: pd.DataFrame, rubric: Rubric, evaluation_sets: Collection[str]) -> pd.DataFrame:
+    """The rows of a rubric on the sets named (all where none is), with ``severity`` (-1: not judged)."""
+    rows = health[(health["rubric"] == rubric.name) & (health["evaluation_set"].isin(list(evaluation_sets)) | (not evaluation_sets))]
+    return rows.assign(severity=[SEVERITY.get(mark, -1) for mark in rows["mark"]]).reset_index(drop=True)
 
 
 def overall_marks(health: pd.DataFrame, evaluation_sets: Collection[str]) -> pd.DataFrame:
@@ -72,18 +77,22 @@ def always_on(feature_stats: pd.DataFrame) -> dict[tuple[str, str], list[int]]:
     return {key: ids for key, ids in found.items() if ids}
 
 
-def layer_rows(worst: pd.DataFrame, saes: pd.DataFrame, rubric: Rubric) -> pd.DataFrame:
+def layer_rows(health: pd.DataFrame, saes: pd.DataFrame, rubric: Rubric, evaluation_sets: Collection[str] = ()) -> pd.DataFrame:
     """SAEs that differ in nothing but the layer, beside each other, and the best layer of each group by the rubric's ``best_layer``.
 
+    Layers are compared by the mean of a metric over the sets on which all layers of the group have a value of it: the sets with the
+    worst marks may be others at every layer, and figures of different sets say nothing about layers.
+
     Args:
-        worst: what :func:`worst_rows` gives.
+        health: the table ``health``.
         saes: the table ``saes``.
         rubric: one that states the rule.
+        evaluation_sets: the sets looked at; all where none is named.
 
     Returns:
         Columns ``group`` (mix, expansion, arm and site in words), ``layer``, ``sae_id``, ``faults`` (metrics marked warning or
-        worse), ``mark`` (the worst), ``best``; ordered by group and layer. Groups of one layer are left out, and where a
-        figure that is compared is missing, the group has no best layer.
+        worse on any set), ``mark`` (the worst), ``best``; ordered by group and layer. Groups of one layer are left out, and
+        where all layers have a figure that is compared on no set, the group has no best layer.
     """
     if rubric.best_layer is None:
         raise ValueError(f"{rubric.name} states no rule for the best layer")
@@ -91,49 +100,55 @@ def layer_rows(worst: pd.DataFrame, saes: pd.DataFrame, rubric: Rubric) -> pd.Da
     groups = [" ".join([*(str(row[name]) for name in shared), f"x{row['expansion']:g}"]) for row in saes.to_dict("records")]
     table = saes[["sae_id", "layer"]].assign(group=groups)
     table = table[table.groupby("group")["layer"].transform("nunique") > 1].sort_values(["group", "layer"], kind="stable", ignore_index=True)
+    worst = worst_rows(health, rubric, evaluation_sets)
     faulty = worst[worst["severity"] >= SEVERITY["warning"]].sort_values("severity", ascending=False, kind="stable")
     faults: dict[Any, list[str]] = {sae_id: list(metrics) for sae_id, metrics in faulty.groupby("sae_id")["metric"]}
     marks = dict(worst.sort_values("severity").groupby("sae_id")["mark"].last())
-    values = worst.set_index(["sae_id", "metric"])["value"]
     table["faults"] = table["sae_id"].map(lambda sae_id: faults.get(sae_id, []))
     table["mark"] = table["sae_id"].map(lambda sae_id: marks.get(sae_id, NOT_JUDGED))
-    rank: dict[str, list[float]] = {
-        sae_id: [
-            len(found) if step.metric is None else float(values.get((sae_id, step.metric), nan)) * (-1 if step.prefer == "highest" else 1)
-            for step in rubric.best_layer.order
-        ]
-        for sae_id, found in zip(table["sae_id"], table["faults"], strict=True)
-    }
+    rows = _rows_on(health, rubric, evaluation_sets)
     groups_of_ids = [list(ids) for _, ids in table.groupby("group", sort=False)["sae_id"]]
-    best = [min(ids, key=rank.__getitem__) for ids in groups_of_ids if all(isfinite(figure) for sae_id in ids for figure in rank[sae_id])]
+    best = [_best(rows[rows["sae_id"].isin(ids)], ids, rubric.best_layer) for ids in groups_of_ids]
     return table.assign(best=table["sae_id"].isin(best))[["group", "layer", "sae_id", "faults", "mark", "best"]]
 
 
-def tier_rows(worst: pd.DataFrame, rubric: Rubric) -> pd.DataFrame:
-    """Which of the rubric's tiers every SAE meets as a whole.
+def _best(rows: pd.DataFrame, sae_ids: list[str], rule: BestLayer) -> str | None:
+    """The SAE that comes first by a rule, over the pairs of set and metric of which all have a value; None where a step has none."""
+    known = rows[[isfinite(value) for value in rows["value"]]]
+    shared = known[known.groupby(["evaluation_set", "metric"])["sae_id"].transform("nunique") == len(sae_ids)]
+    faults = shared[shared["severity"] >= SEVERITY["warning"]].groupby("sae_id")["metric"].nunique().to_dict()
+    # All have as many sets of a metric, so that sums rank like means; exact ones keep equals equal in any order of the sets.
+    sums = shared.groupby(["sae_id", "metric"])["value"].agg(fsum).to_dict()
+    if any((sae_id, step.metric) not in sums for sae_id in sae_ids for step in rule.order if step.metric is not None):
+        return None
 
-    The last tier where one figure lies in it and in no better one; else the worst tier among its figures; ``between tiers``
-    where a figure lies in none of them.
+    def rank(sae_id: str) -> list[float]:
+        return [
+            faults.get(sae_id, 0) if step.metric is None else sums[sae_id, step.metric] * (-1 if step.prefer == "highest" else 1)
+            for step in rule.order
+        ]
+
+    return min(sae_ids, key=rank)
+
+
+def tier_rows(health: pd.DataFrame, rubric: Rubric, evaluation_sets: Collection[str] = ()) -> pd.DataFrame:
+    """Which of the rubric's tiers every SAE meets as a whole, by its figures on all sets named (all sets where none is).
+
+    The last tier where one figure lies in it and in no better one; else ``between tiers`` where a figure lies in none of
+    them; else the worst tier among its figures.
 
     Returns:
         Columns ``sae_id``, ``tier``, ``decided_by`` (metrics that keep it from a better one) and ``unknown`` (metrics without
-        a value).
+        a value on any set).
     """
+    order = (*rubric.tiers[:-1], NO_TIER, *rubric.tiers[-1:])
     rows = []
-    for sae_id, judged in worst.groupby("sae_id", sort=False):
-        known = judged[judged["value"].notna()]
-        place = {
-            metric: rubric.tiers.index(called) if called in rubric.tiers else None
-            for metric, called in zip(known["metric"], known["called"], strict=True)
-        }
-        last = len(rubric.tiers) - 1
-        outside = [metric for metric, tier in place.items() if tier is None]
-        ranks = [tier for tier in place.values() if tier is not None]
-        if last in ranks or not outside:
-            reached = max(ranks, default=None)
-            tier = NOT_JUDGED if reached is None else rubric.tiers[reached]
-            decided = [metric for metric, rank in place.items() if rank == reached and rank]
-        else:
-            tier, decided = NO_TIER, outside
-        rows.append((sae_id, tier, decided, list(judged.loc[judged["value"].isna(), "metric"])))
+    for sae_id, judged in _rows_on(health, rubric, evaluation_sets).groupby("sae_id", sort=False):
+        known = judged[[isfinite(value) for value in judged["value"]]]
+        tiers = known["called"].where(known["called"].isin(rubric.tiers), NO_TIER).map(order.index)
+        place = tiers.groupby(known["metric"], sort=False).max().to_dict()
+        reached = max(place.values(), default=None)
+        tier = NOT_JUDGED if reached is None else order[reached]
+        decided = [metric for metric, rank in place.items() if rank == reached and tier not in rubric.tiers[:1]]
+        rows.append((sae_id, tier, decided, [metric for metric in dict.fromkeys(judged["metric"]) if metric not in place]))
     return pd.DataFrame(rows, columns=["sae_id", "tier", "decided_by", "unknown"])

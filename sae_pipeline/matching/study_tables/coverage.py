@@ -56,18 +56,21 @@ def coverage_frame(
     Returns:
         ``share`` is the mean over the SAEs of the setting and over all choices of ``seeds`` others; ``low`` and ``high`` are
         the lowest and the highest SAE's. ``chance_share`` is what as many random directions as the others have alive latents
-        hold together, at the mean number over the choices.
+        hold together, at the mean number over the choices. An SAE without alive latents is left out of all four, and adds
+        nothing as one of the others; nan where no SAE of the setting has any.
     """
     rows: list[dict[str, Any]] = []
     for group in groups:
         others = len(group) - 1
-        found_in = [_found_in(sae, group, nearest, threshold) for sae in group]
-        of_others = [np.mean([len(nearest(other.sae_id, sae.sae_id)) for other in group if other is not sae]) for sae in group]
+        found_in = {sae.sae_id: _found_in(sae, group, nearest, threshold) for sae in group}
+        living = [sae for sae in group if len(found_in[sae.sae_id])]
+        of_others = [np.mean([len(nearest(other.sae_id, sae.sae_id)) for other in group if other is not sae]) for sae in living]
         for n in range(1, others + 1):
-            shares = [union_share(counts, others, n) for counts in found_in]
+            shares = [union_share(found_in[sae.sae_id], others, n) for sae in living] or [float("nan")]
+            floors = [chance(round(n * alive)) for alive in of_others] or [float("nan")]
             setting = {"setting": group[0].setting_of_seeds, "seeds": n, "saes": len(group)}
-            floor = float(np.mean([chance(round(n * alive)) for alive in of_others]))
-            rows.append(setting | {"share": float(np.mean(shares)), "low": min(shares), "high": max(shares), "chance_share": floor})
+            figures = {"share": float(np.mean(shares)), "low": min(shares), "high": max(shares), "chance_share": float(np.mean(floors))}
+            rows.append(setting | figures)
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 

@@ -22,29 +22,21 @@ class DecoderSimilarity(NamedTuple):
     """What one pass over the pairs of decoder rows finds."""
 
     metrics: dict[str, float | None]
-    """As :func:`decoder_redundancy` returns them."""
+    """``decoder_mean_cos`` and ``decoder_mean_abs_cos`` over pairs, ``decoder_mean_max_cos`` (mean over rows of the largest cosine
+    with another row), ``decoder_top100_pair_cos`` (mean of the 100 largest cosines of distinct pairs, or of all pairs when there
+    are fewer) and ``antipodal_pairs`` (number of pairs with a cosine below :data:`ANTIPODAL_COSINE`). All None when fewer than
+    two rows have a direction."""
     most_similar: pd.DataFrame
     """The pairs averaged by ``decoder_top100_pair_cos``, most similar first: ``latent`` < ``other_latent`` and ``cosine``."""
 
 
-def decoder_redundancy(W_dec: Tensor, *, block_elements: int = BLOCK_ELEMENTS) -> dict[str, float | None]:
-    """Cosines between distinct decoder rows, signed unless the name says otherwise.
+def decoder_similarity(W_dec: Tensor, *, block_elements: int = BLOCK_ELEMENTS) -> DecoderSimilarity:
+    """Cosines between distinct decoder rows, signed unless the name says otherwise, and the most similar pairs by their ids.
 
     Args:
         W_dec: (d_sae, d_model) decoder; rows of zero norm have no direction and are left out.
         block_elements: cosines held at once; does not change the result beyond rounding.
-
-    Returns:
-        ``decoder_mean_cos`` and ``decoder_mean_abs_cos`` over pairs, ``decoder_mean_max_cos`` (mean over rows of the
-        largest cosine with another row), ``decoder_top100_pair_cos`` (mean of the 100 largest cosines of distinct
-        pairs, or of all pairs when there are fewer) and ``antipodal_pairs`` (number of pairs with a cosine below
-        :data:`ANTIPODAL_COSINE`). All None when fewer than two rows have a direction.
     """
-    return decoder_similarity(W_dec, block_elements=block_elements).metrics
-
-
-def decoder_similarity(W_dec: Tensor, *, block_elements: int = BLOCK_ELEMENTS) -> DecoderSimilarity:
-    """The figures of :func:`decoder_redundancy`, whose arguments it takes, and the most similar pairs by their ids."""
     rows = wide(W_dec)
     norms = torch.linalg.vector_norm(rows, dim=-1)
     directed = (norms > 0).nonzero()[:, 0]

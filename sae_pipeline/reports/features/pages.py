@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from sae_pipeline.reports.blocks import Cell, FeaturePage, Latent, Passage, Table, text_row
+from sae_pipeline.reports.blocks import Cell, FeaturePage, Latent, Passage, Table, number_cell, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.features.choice import LATENTS_IN_ALL, LATENTS_PER_SAE, Reasons, chosen_latents, kind_of, per_page
 from sae_pipeline.reports.frames import StudyFrames
@@ -84,8 +84,8 @@ def _firing(number: int, rows: list[Any]) -> Table:
     columns = ("evaluation set", "fires on (% of tokens)", "mean where it fires", *(f"{name[1:]} %" for name in deciles), "largest")
     body = tuple(
         text_row(
-            r.evaluation_set, Cell(decimal(100 * r.density, 3), r.density), _number(getattr(r, "mean_active", None)),
-            *(_number(getattr(r, name)) for name in deciles), _number(getattr(r, "max", None)),
+            r.evaluation_set, Cell(decimal(100 * r.density, 3), r.density), number_cell(getattr(r, "mean_active", None), 2),
+            *(number_cell(getattr(r, name), 2) for name in deciles), number_cell(getattr(r, "max", None), 2),
         ) for r in rows
     )  # fmt: skip
     return Table(f"Latent {number}: firing and deciles of its activation where it fires", columns, body, sortable=False)
@@ -132,7 +132,7 @@ def _overview(latents: tuple[Latent, ...], traced: str) -> Table:
     """Every latent of the page with why it is shown."""
     rows = []
     for latent in latents:
-        density = next((row[1] for table in latent.tables[:1] for row in table.rows if row[0].text == traced), Cell(NONE, float("-inf")))
+        density = next((row[1] for table in latent.tables[:1] for row in table.rows if row[0].text == traced), number_cell(None))
         strongest = latent.passages[0].text.strip() if latent.passages else NONE
         rows.append(
             text_row(
@@ -143,7 +143,3 @@ def _overview(latents: tuple[Latent, ...], traced: str) -> Table:
             )
         )
     return Table("Latents of this page", ("latent", f"fires on (% of tokens of {traced})", "strongest token", "shown because"), tuple(rows))
-
-
-def _number(value: float | None) -> Cell:
-    return Cell(NONE, float("-inf")) if value is None or value != value else Cell(decimal(value, 2), float(value))

@@ -6,12 +6,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from sae_pipeline.reports.blocks import Cell, Table, text_row
+from sae_pipeline.reports.blocks import FOLD_ROWS, Cell, Table, number_cell, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.wording import NONE, decimal, interval, layer_name, signed
-
-FOLD_ROWS = 24
-"""Tables longer than this open on a click."""
 
 FACTOR_WORDS = {
     "mix": "training mix",
@@ -67,7 +64,7 @@ def four_table(matches: pd.DataFrame) -> Table:
         means = here[["match_ratio", "chance_match_ratio", "mmcs", "chance_mmcs"]].mean()
         rows.append(
             text_row(factor_name(str(factor)), f"{side} {unit}s", Cell(str(len(here)), len(here)), share(means["match_ratio"]),
-                     share(means["chance_match_ratio"]), plain(means["mmcs"]), plain(means["chance_mmcs"]))
+                     share(means["chance_match_ratio"]), number_cell(means["mmcs"]), number_cell(means["chance_mmcs"]))
         )  # fmt: skip
     columns = ("pairs differ in", "matching", "directed pairs", "match ratio (%)", "by chance (%)", "MMCS", "by chance")
     caption = "The four matchings, all latents, means over directed pairs. A neuron is a dimension of the model; its vector runs over the latents."
@@ -99,8 +96,8 @@ def _factor_table(factor: str, pairs: pd.DataFrame) -> Table:
         text_row(
             Cell(layer_name(r.layer), int(r.layer)), r.level, r.other_level, Cell(str(r.pairs), int(r.pairs)), share(r.match_ratio), share(r.match_ratio_back),
             share(r.shared_feature_ratio), share(r.shared_both), *(share(getattr(r, column)) for column, _ in optional), share(r.chance_match_ratio),
-            share(r.chance_match_ratio_back), share(r.chance_shared_feature_ratio), plain(r.mmcs), plain(r.mmcs_back), _count(r.n), _count(r.n_other),
-            _signed(r.feature_count_difference), *((plain(r.bound, 4),) if bounded else ()),
+            share(r.chance_match_ratio_back), share(r.chance_shared_feature_ratio), number_cell(r.mmcs), number_cell(r.mmcs_back), _count(r.n), _count(r.n_other),
+            number_cell(r.feature_count_difference, 1, signed), *((number_cell(r.bound, 4),) if bounded else ()),
         ) for r in rows_of(table)
     )  # fmt: skip
     caption = f"Pairs that differ in the {factor_name(factor)} alone: what A and B have in common, means over pairs"
@@ -113,7 +110,7 @@ def pair_table(matching: Mapping[str, pd.DataFrame]) -> Table:
                "by chance: one to one (%)", "mean cosine", "exact")  # fmt: skip
     rows = tuple(
         text_row(r.sae_id, r.other_sae_id, factor_name(r.factor), share(r.match_ratio), share(r.match_ratio_back), share(r.shared_feature_ratio),
-                 share(r.chance_match_ratio), share(r.chance_match_ratio_back), share(r.chance_shared_feature_ratio), plain(r.mean_cosine),
+                 share(r.chance_match_ratio), share(r.chance_match_ratio_back), share(r.chance_shared_feature_ratio), number_cell(r.mean_cosine),
                  "yes" if r.exact else f"within {decimal(r.bound, 4)}")
         for r in rows_of(both_ways(matching))
     )  # fmt: skip
@@ -130,7 +127,7 @@ def effects_table(effects: pd.DataFrame) -> Table:
         text_row(
             Cell(layer_name(r.layer), float(r.layer)), MEASURE_WORDS.get(r.measure, r.measure), r.side, r.population, factor_name(r.factor), Cell(str(r.pairs), int(r.pairs)),
             share(r.estimate), interval(100 * r.low, 100 * r.high, 1), share(r.chance), NONE if pd.isna(r.against) or r.against == r.factor else factor_name(r.against),
-            _signed(100 * r.difference), interval(100 * r.difference_low, 100 * r.difference_high, 1), Cell(NONE) if pd.isna(r.rank) else Cell(str(int(r.rank)), int(r.rank)),
+            number_cell(100 * r.difference, 1, signed), interval(100 * r.difference_low, 100 * r.difference_high, 1), Cell(NONE) if pd.isna(r.rank) else Cell(str(int(r.rank)), int(r.rank)),
         ) for r in rows_of(effects)
     )  # fmt: skip
     return Table(
@@ -146,17 +143,8 @@ def effects_table(effects: pd.DataFrame) -> Table:
 
 def share(value: float | None) -> Cell:
     """A share in per cent, one decimal; a dash where it was not measured."""
-    return Cell(NONE, float("-inf")) if value is None or value != value else Cell(decimal(100 * value, 1), float(value))
-
-
-def plain(value: float | None, digits: int = 3) -> Cell:
-    """A figure; a dash where it was not measured."""
-    return Cell(NONE, float("-inf")) if value is None or value != value else Cell(decimal(value, digits), float(value))
+    return number_cell(value, 1, scale=100)
 
 
 def _count(value: float) -> Cell:
     return Cell(f"{value:,.0f}", float(value))
-
-
-def _signed(value: float) -> Cell:
-    return Cell(NONE, float("-inf")) if value != value else Cell(signed(value, 1), float(value))

@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sae_pipeline.reports.figures import MAX_PANELS
+from sae_pipeline.reports.figures import MAX_PANELS, distinct, panels
 from sae_pipeline.reports.matching.comparisons import factor_name
-from sae_pipeline.reports.style import VALUES, colour_map, markers, named_colours, ordered_colours, styled, value_colours
+from sae_pipeline.reports.style import CHANCE, VALUES, colour_map, markers, named_colours, ordered_colours, styled, value_colours
 from sae_pipeline.reports.wording import layer_name
 
-CHANCE = "#8A8A8A"
 ORPHAN = "#D55E00"
 PANELS_IN_A_ROW = 3
 BIN = 0.05
@@ -39,10 +37,10 @@ def factor_bars(effects: pd.DataFrame, levels: pd.DataFrame, title: str) -> Figu
         levels: columns layer, factor, match_ratio, one row per pair of levels.
         title: the statement the figure supports.
     """
-    layers, factors = _names(effects, "layer")[:MAX_PANELS], _names(effects, "factor")
+    layers, factors = distinct(effects, "layer")[:MAX_PANELS], distinct(effects, "factor")
     colours = named_colours(factors)
     with styled():
-        fig, axes = _panels(len(layers), title, width=4.3, height=1.1 + 0.45 * len(factors))
+        fig, axes = panels(len(layers), title, width=4.3, height=1.1 + 0.45 * len(factors), columns=PANELS_IN_A_ROW)
         for ax, layer in zip(axes, layers, strict=True):
             here = effects[effects["layer"] == layer].set_index("factor")
             for y, factor in enumerate(factors):
@@ -80,7 +78,7 @@ def top_cosines(frame: pd.DataFrame, title: str) -> Figure:
         frame: columns factor, side, place, low, high, share (of the latents, summing to one over the bins of a place).
         title: the statement the figure supports.
     """
-    factors, sides = _names(frame, "factor"), _names(frame, "side")
+    factors, sides = distinct(frame, "factor"), distinct(frame, "side")
     colours = ordered_colours("place", frame["place"])
     with styled():
         fig = Figure(figsize=(max(4.2 * len(sides), 6.4), 2.1 * len(factors) + 1.2), layout="constrained")
@@ -112,10 +110,10 @@ def widths(frame: pd.DataFrame, title: str) -> Figure:
         frame: columns layer, comparison, width, match_ratio, chance.
         title: the statement the figure supports.
     """
-    layers, kinds = _names(frame, "layer")[:MAX_PANELS], _names(frame, "comparison")
+    layers, kinds = distinct(frame, "layer")[:MAX_PANELS], distinct(frame, "comparison")
     colours, shapes = named_colours(kinds), markers(kinds)
     with styled():
-        fig, axes = _panels(len(layers), title, width=3.6, height=3.0)
+        fig, axes = panels(len(layers), title, width=3.6, height=3.0, columns=PANELS_IN_A_ROW)
         for ax, layer in zip(axes, layers, strict=True):
             for kind in kinds:
                 line = frame[(frame["layer"] == layer) & (frame["comparison"] == kind)].sort_values("width")
@@ -139,10 +137,10 @@ def orphans(frame: pd.DataFrame, title: str) -> Figure:
         frame: columns factor, matched, orphan (median share of tokens), one row per SAE.
         title: the statement the figure supports.
     """
-    factors = _names(frame, "factor")
+    factors = distinct(frame, "factor")
     colours = named_colours(["matched", "orphan"])
     with styled():
-        fig, axes = _panels(len(factors), title, width=3.1, height=2.9)
+        fig, axes = panels(len(factors), title, width=3.1, height=2.9, columns=PANELS_IN_A_ROW)
         for ax, factor in zip(axes, factors, strict=True):
             here = frame[frame["factor"] == factor]
             for _, row in here.iterrows():
@@ -164,7 +162,7 @@ def coverage(frame: pd.DataFrame, title: str) -> Figure:
         title: the statement the figure supports.
     """
     colours = ordered_colours("layer", frame["layer"])
-    settings = _names(frame, "setting")
+    settings = distinct(frame, "setting")
     shapes = markers(settings)
     with styled():
         fig = Figure(figsize=(7.6, 3.8), layout="constrained")
@@ -189,12 +187,12 @@ def layer_maps(frame: pd.DataFrame, title: str) -> Figure:
         frame: columns setting, layer, other_layer, match_ratio.
         title: the statement the figure supports.
     """
-    settings = _names(frame, "setting")[:MAX_PANELS]
+    settings = distinct(frame, "setting")[:MAX_PANELS]
     layers = sorted(set(frame["layer"]) | set(frame["other_layer"]))
     top = max(float(frame["match_ratio"].max()), 1e-12)
     with styled():
         size = 1.1 + 0.55 * len(layers)
-        fig, axes = _panels(len(settings), title, width=max(size, 3.1), height=size)
+        fig, axes = panels(len(settings), title, width=max(size, 3.1), height=size, columns=PANELS_IN_A_ROW)
         for ax, setting in zip(axes, settings, strict=True):
             here = (
                 frame[frame["setting"] == setting]
@@ -226,7 +224,7 @@ def directions_map(frame: pd.DataFrame, title: str) -> Figure:
     places = list(dict.fromkeys(zip(frame["layer"], frame["setting"], strict=True)))[:MAX_PANELS]
     colours = ordered_colours("layer", frame["layer"])
     with styled():
-        fig, axes = _panels(len(places), title, width=3.6, height=3.4)
+        fig, axes = panels(len(places), title, width=3.6, height=3.4, columns=PANELS_IN_A_ROW)
         for ax, (layer, setting) in zip(axes, places, strict=True):
             here = shown[(shown["layer"] == layer) & (shown["setting"] == setting)]
             for orphan, colour, marker in ((False, colours[layer], "o"), (True, ORPHAN, "x")):
@@ -243,10 +241,6 @@ def directions_map(frame: pd.DataFrame, title: str) -> Figure:
 # ------------------------------------------------------------------------------------------------ parts
 
 
-def _names(frame: pd.DataFrame, column: str) -> list[Any]:
-    return list(dict.fromkeys(frame[column]))
-
-
 def _values() -> Any:
     """The map of shares, without its palest and darkest ends, as tables of values have it."""
     return colour_map(VALUES)
@@ -254,18 +248,6 @@ def _values() -> Any:
 
 def _title(fig: Figure, title: str) -> None:
     fig.suptitle(title, x=0.01, ha="left", fontweight="bold", wrap=True)
-
-
-def _panels(count: int, title: str, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` equal panels (inches each) under a title that is a statement."""
-    columns = max(1, min(PANELS_IN_A_ROW, count))
-    rows = ceil(count / columns)
-    fig = Figure(figsize=(max(width * columns, 6.4), height * rows + 1.0), layout="constrained")
-    _title(fig, title)
-    axes = fig.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for ax in axes[count:]:
-        ax.set_visible(False)
-    return fig, axes[:count]
 
 
 def _chance_handle() -> Line2D:

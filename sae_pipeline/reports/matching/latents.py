@@ -7,12 +7,12 @@ from functools import partial
 
 import pandas as pd
 
-from sae_pipeline.reports.blocks import Cell, Plot, Section, Table, text_row
+from sae_pipeline.reports.blocks import FOLD_ROWS, Cell, Plot, Section, Table, number_cell, text_row
 from sae_pipeline.reports.evidence import rows_of
 from sae_pipeline.reports.features.links import ShownLatents
 from sae_pipeline.reports.matching import figures
-from sae_pipeline.reports.matching.comparisons import FOLD_ROWS, decoder_features, factor_name, plain, share
-from sae_pipeline.reports.wording import NONE, counted, decimal, layer_name, listed
+from sae_pipeline.reports.matching.comparisons import decoder_features, factor_name, share
+from sae_pipeline.reports.wording import counted, decimal, layer_name, listed
 
 EXAMPLES = 40
 """Orphans shown with their text, the most frequent first; the warehouse holds all."""
@@ -152,7 +152,7 @@ def _examples(found: pd.DataFrame, shown: ShownLatents) -> tuple[Table, ...]:
         return ()
     columns = ("SAE", "latent", "found in none that differs in", "nearest cosine", "fires on (% of tokens)", "strongest token")
     rows = tuple(
-        text_row(r.sae_id, shown.cell(r.sae_id, int(r.latent)), factor_name(r.factor), plain(r.best_cosine, 2), _rate(r.density), shown.text(r.sae_id, int(r.latent)))
+        text_row(r.sae_id, shown.cell(r.sae_id, int(r.latent)), factor_name(r.factor), number_cell(r.best_cosine, 2), _rate(r.density), shown.text(r.sae_id, int(r.latent)))
         for r in rows_of(most)
     )  # fmt: skip
     caption = f"Orphans with text: the {len(rows)} that fire most of those with a page; a number leads to the latent's page"
@@ -160,7 +160,7 @@ def _examples(found: pd.DataFrame, shown: ShownLatents) -> tuple[Table, ...]:
 
 
 def _rate(value: float) -> Cell:
-    return Cell(NONE, float("-inf")) if value != value else Cell(decimal(100 * value, 3), float(value))
+    return number_cell(value, 3, scale=100)
 
 
 def coverage_part(matching: Frames) -> Section | None:
@@ -207,7 +207,7 @@ def layers_part(matching: Frames) -> Section | None:
     caption = "Share of the latents alive of the layer on the left, in per cent, that are found in the layer below; one heat map per setting."
     rows = tuple(
         text_row(r.setting, Cell(layer_name(r.layer), int(r.layer)), Cell(layer_name(r.other_layer), int(r.other_layer)), share(r.match_ratio),
-                 share(r.chance_match_ratio), plain(r.mmcs)) for r in rows_of(frame)
+                 share(r.chance_match_ratio), number_cell(r.mmcs)) for r in rows_of(frame)
     )  # fmt: skip
     table = Table(
         "Latents alive of one layer found in another",

@@ -8,7 +8,7 @@ from functools import partial
 import pandas as pd
 
 from sae_pipeline.analysis.shared_start import shared_start
-from sae_pipeline.reports.blocks import Claim, Plot, Section
+from sae_pipeline.reports.blocks import Claim, Plot, Section, drawn_rows
 from sae_pipeline.reports.features.links import ShownLatents
 from sae_pipeline.reports.matching import comparisons, figures
 from sae_pipeline.reports.matching.comparisons import decoder_features, factor_name
@@ -102,7 +102,15 @@ def _factors(matching: Mapping[str, pd.DataFrame]) -> Section:
             "Mean share of latents found in the other SAE; whiskers are its interval, dots single pairs of levels, the dashed mark is chance. "
             "The pairs of two factors may be of other widths and arms; factors are in the order that they have at equal settings."
         )
-        plots = (Plot("matching", said, caption, main, partial(figures.factor_bars, main, levels, said)),)
+        plots = (
+            Plot(
+                "matching",
+                said,
+                caption,
+                drawn_rows(factor=main, pair_of_levels=levels.rename(columns={"match_ratio": "estimate"})),
+                partial(figures.factor_bars, main, levels, said),
+            ),
+        )
         sentences = (f"{said}.", *_unranked(main), *sentences)
         tables = (comparisons.effects_table(effects), *tables)
     return Section(

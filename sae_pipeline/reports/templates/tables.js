@@ -1,7 +1,10 @@
 (function () {
   var FILTER_FROM = 8; // a shorter table is seen at a glance
   function key(row, column) { var cell = row.cells[column]; return cell.dataset.sort === undefined ? cell.textContent : cell.dataset.sort; }
-  function number(text) { return text === "-inf" ? -Infinity : text === "" ? NaN : Number(text); }
+  function number(text) { // as Python and the report write numbers; what is missing is below all others
+    var plain = text.trim().replace("−", "-");
+    return /^(—|nan|-inf)$/.test(plain) ? -Infinity : plain === "inf" ? Infinity : plain === "" ? NaN : Number(plain);
+  }
 
   function sortable(th) {
     th.querySelector("button").addEventListener("click", function () {
