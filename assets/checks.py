@@ -32,8 +32,7 @@ def health_check_results(study: Study, asset_key: dg.AssetKey, card: Artifact, p
 
     from sae_pipeline.analysis.health.checks import health_checks
 
-    in_sample = [name for name, declared in study.held_out.items() if declared.kind == "in_sample"]
-    found = health_checks(pd.read_parquet(card.file("health.parquet")), load_rubric(study.analysis.rubrics[0]), in_sample)
+    found = health_checks(pd.read_parquet(card.file("health.parquet")), load_rubric(study.analysis.rubrics[0]), _in_sample(study))
     return [
         dg.AssetCheckResult(
             asset_key=asset_key,
@@ -48,9 +47,15 @@ def health_check_results(study: Study, asset_key: dg.AssetKey, card: Artifact, p
 
 
 def bottom_line_rows(study: Study, card: Artifact) -> list[dict[Any, Any]]:
-    """What the first rubric concludes of each SAE of one scorecard, in words."""
+    """What the first rubric concludes of each SAE of one scorecard, in words, over the sets that the checks look at."""
     import pandas as pd
 
     from sae_pipeline.analysis.health.marks import bottom_lines
 
-    return bottom_lines(pd.read_parquet(card.file("health.parquet")), load_rubric(study.analysis.rubrics[0])).to_dict("records")
+    lines = bottom_lines(pd.read_parquet(card.file("health.parquet")), load_rubric(study.analysis.rubrics[0]), _in_sample(study) or None)
+    return lines.to_dict("records")
+
+
+def _in_sample(study: Study) -> list[str]:
+    """The in-sample sets; where there is none, the checks and the bottom lines are over all sets."""
+    return [name for name, declared in study.held_out.items() if declared.kind == "in_sample"]

@@ -115,7 +115,11 @@ def _concept_plots(widest: Mapping[str, pd.DataFrame], confidence: float) -> tup
     ranked = recall.dropna(subset="rank_low")
     if len(ranked):
         said = _tail_statement(ranked)
-        caption = f"Share of tokens that have a feature, by rank of frequency in the SAE's training mix, at {width}, with Wilson intervals."
+        caption = (
+            f"Share of tokens that have a feature, by rank of frequency in the SAE's training mix, at {width}: an estimate for all tokens of these ranks that are "
+            "frequent enough to be judged, each drawn token weighted by 1 / its chance to be drawn, with Wilson intervals at the effective number of tokens. "
+            "The shares in the title are means over the SAEs."
+        )
         plots.append(Plot("concepts-tail", said, caption, recall, partial(concept_figures.by_rank, ranked, said)))
     return plots, left_out
 
@@ -130,10 +134,10 @@ def frequency_bins(tokens: pd.DataFrame, confidence: float) -> pd.DataFrame:
 
 
 def _tail_statement(recall: pd.DataFrame) -> str:
-    """The shares in the first and the last bin of ranks, over all SAEs shown."""
-    sums = recall.groupby(["rank_low", "rank_high"])[["tokens", "with_feature"]].sum().reset_index()
-    ends = sums.iloc[[0, -1]] if len(sums) > 1 else sums
-    parts = [f"{percent(r.with_feature / r.tokens)} of the tokens at ranks {r.rank_low:,} to {r.rank_high:,}" for r in rows_of(ends)]
+    """The shares in the first and the last bin of ranks, mean over all SAEs shown; counts of the draw, which prefers frequent tokens, are no shares."""
+    means = recall.groupby(["rank_low", "rank_high"])["share"].mean().reset_index()
+    ends = means.iloc[[0, -1]] if len(means) > 1 else means
+    parts = [f"{percent(r.share)} of the tokens at ranks {r.rank_low:,} to {r.rank_high:,}" for r in rows_of(ends)]
     return f"{listed(parts)} have a feature"
 
 

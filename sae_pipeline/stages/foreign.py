@@ -252,31 +252,39 @@ def _described(known: _Known) -> dict[str, Any]:
 
 
 def metrics_rows(ctx: StudyContext, evaluations: list[tuple[str, str, Artifact]]) -> pd.DataFrame:
-    """Rows like those of ``sae_metrics`` from (sae_id, held-out set, evaluation)."""
+    """Rows like those of ``sae_metrics`` from (sae_id, held-out set, evaluation); what text such an SAE was trained on is not known."""
     import pandas as pd
 
     from sae_pipeline.metrics.registry import METRICS as METRIC_IDS
 
     rows = [
-        {"sae_id": sae_id, "evaluation_set": name, "kind": ctx.study.held_out[name].kind} | evaluated.json("metrics.json")
+        {"sae_id": sae_id, "evaluation_set": name, "kind": ctx.study.held_out[name].kind, "shared_text": float("nan")}
+        | evaluated.json("metrics.json")
         for sae_id, name, evaluated in evaluations
     ]
-    return pd.DataFrame(rows, columns=["sae_id", "evaluation_set", "kind", *METRIC_IDS]).astype(dict.fromkeys(METRIC_IDS, float))
+    return pd.DataFrame(rows, columns=["sae_id", "evaluation_set", "kind", "shared_text", *METRIC_IDS]).astype(dict.fromkeys(METRIC_IDS, float))
 
 
 def health(ctx: StudyContext, foreign: ForeignSAE) -> tuple[pd.DataFrame, list[str]]:
-    """Rows like those of ``health`` of an evaluated foreign SAE, and a worded conclusion by each rubric of the study."""
+    """Rows like those of ``health`` of an evaluated foreign SAE, and a worded conclusion by each rubric of the study.
+
+    The conclusions are over the in-sample sets, or all where there is none, as those of the report are; each names its sets.
+    """
     import pandas as pd
 
     from sae_pipeline.analysis.health.marks import bottom_lines
     from sae_pipeline.analysis.health.rubrics import load_rubrics
+    from sae_pipeline.reports.wording import listed
 
     gathered = gather(ctx)
     assert gathered is not None
     rows = pd.read_parquet(gathered.file(f"{HEALTH}.parquet"))
     rows = rows[rows["sae_id"] == foreign.sae_id]
+    held_out = ctx.study.held_out
+    sets = [name for name in held_out if held_out[name].kind == "in_sample"] or list(held_out)
     rubrics = load_rubrics(ctx.study.analysis.rubrics)
-    return rows, [f"{rubric.name}: {line}" for rubric in rubrics for line in bottom_lines(rows, rubric)["sentence"]]
+    lines = [f"{rubric.name}: {line}" for rubric in rubrics for line in bottom_lines(rows, rubric, sets)["sentence"]]
+    return rows, [f"{line} Sets looked at: {listed(sets)}." for line in lines]
 
 
 def own_at(ctx: StudyContext, point: HookPoint) -> pd.DataFrame:

@@ -42,13 +42,13 @@ VERSIONS = {
     "matching": 2,
     "layer_matches": 1,
     "match_tables": 1,
-    "concepts": 1,
+    "concepts": 2,
     "concept_tables": 1,
     "history": 1,
     "rubric_review": 2,
     "versions": 1,
     "foreign_saes": 1,
-    "foreign_tables": 1,
+    "foreign_tables": 2,
 }
 
 Slice = dict[str, Any]

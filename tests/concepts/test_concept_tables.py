@@ -106,6 +106,14 @@ def test_the_tail_is_told_by_rank(measured: tuple[dict[str, Any], dict[str, pd.D
     assert bins["with_feature"].sum() == PLANTED
 
 
+def test_where_some_tokens_are_drawn_the_share_by_rank_makes_up_for_the_draw(tmp_path: Path) -> None:
+    """The planted tokens are the most frequent of their ranks, so that more of the draw than of all tokens have a feature."""
+    summary, drawn = measure(tmp_path, token_concepts=16)
+    tail = drawn["tail_recall"].query("sae_id == 'A.planted' and rank_low == 10").iloc[0]
+    assert summary["token_concepts"] == 16
+    assert 0 < tail["low"] < tail["share"] < 0.85 * tail["with_feature"] / tail["tokens"]
+
+
 def test_a_planted_direction_takes_one_latent_and_is_compared_with_the_same_arm_alone(
     measured: tuple[dict[str, Any], dict[str, pd.DataFrame]],
 ) -> None:
