@@ -138,7 +138,8 @@ def _explained_variance(side: pd.DataFrame) -> float:
 
 def _explained(side: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     """Explained variance in each sample of documents, (samples,)."""
-    explained: np.ndarray = 1 - (weights @ side["sse"].to_numpy(float)) / (weights @ side["sst"].to_numpy(float))
+    with np.errstate(invalid="ignore"):  # infinite errors of a diverged SAE in a resample that leaves their document out
+        explained: np.ndarray = 1 - (weights @ side["sse"].to_numpy(float)) / (weights @ side["sst"].to_numpy(float))
     return explained
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,12 @@ class PairedDifferences(Resamples):
         return {key: row for row, key in enumerate(keys)}, after[[rows_after[key] for key in keys]] - before[found]
 
     def caution(self, keys: Iterable[tuple[str, str]]) -> str:
-        """Which sets held other documents before."""
+        """Which sets held other documents before, and what there is to know of either side."""
+        keys = list(keys)
         other = sorted({name for _, name in keys} - self._same)
-        return f"other documents before and after in {', '.join(other)}, so each side's are resampled on their own" if other else ""
+        apart = f"other documents before and after in {', '.join(other)}, so each side's are resampled on their own" if other else ""
+        sides = self._before.caution([(self._pairs[sae_id], name) for sae_id, name in keys]), self._after.caution(keys)
+        return "; ".join(dict.fromkeys(filter(None, (apart, *sides))))
 
 
 def differences(before: StudyTables, after: StudyTables, found: Answering, analysis: Analysis) -> pd.DataFrame:
@@ -118,7 +122,7 @@ def differences(before: StudyTables, after: StudyTables, found: Answering, analy
     compared = found.pairs[~found.pairs["same"]] if not found.pairs["same"].all() else found.pairs
     rows: list[dict[str, Any]] = []
     for site, pairs in compared.groupby("site", sort=False):
-        rows += _of_site(str(site), before.at_site(str(site)), after.at_site(str(site)), pairs, analysis)
+        rows += _of_site(str(site), before.at_site(str(site)), after.at_site(str(site)), pairs, analysis, "replicate" in found.differing)
     columns = [
         "site",
         "metric",
@@ -138,7 +142,7 @@ def differences(before: StudyTables, after: StudyTables, found: Answering, analy
     return pd.DataFrame(rows, columns=columns)
 
 
-def _of_site(site: str, before: StudyTables, after: StudyTables, pairs: pd.DataFrame, analysis: Analysis) -> list[dict[str, Any]]:
+def _of_site(site: str, before: StudyTables, after: StudyTables, pairs: pd.DataFrame, analysis: Analysis, other_seed: bool) -> list[dict[str, Any]]:
     answers = dict(zip(pairs["after"], pairs["before"], strict=True))
     drawn = [DocumentResamples(tables, analysis.bootstrap_samples, analysis.seed) for tables in (before, after)]
     stated = [SingleValues(tables, resamples.documents) for tables, resamples in zip((before, after), drawn, strict=True)]
@@ -158,20 +162,30 @@ def _of_site(site: str, before: StudyTables, after: StudyTables, pairs: pd.DataF
                     if used:
                         means = [_mean(side, ids, name, metric) for side, ids in ((sides[0], [answers[i] for i in used]), (sides[1], used))]
                         place = {"site": site, "metric": metric, "evaluation_set": name, "layer": layer, "saes": len(used)}
-                        rows.append(place | dict(zip(("before", "after"), means, strict=True)) | _figure(evidence, used, name, metric))
+                        rows.append(place | dict(zip(("before", "after"), means, strict=True)) | _figure(evidence, used, name, metric, other_seed))
     return rows
 
 
-def _figure(evidence: Evidence, sae_ids: list[str], name: str, metric: str) -> dict[str, Any]:
+def _figure(evidence: Evidence, sae_ids: list[str], name: str, metric: str, other_seed: bool) -> dict[str, Any]:
+    """Difference, interval and what is said of them.
+
+    Args:
+        other_seed: the studies have one seed each, and not the same: SAEs of equal settings differ by the noise of training
+            alone, of which one seed says nothing, so that no interval makes their difference clear.
+    """
     contrast = {(sae_id, name): 1 / len(sae_ids) for sae_id in sae_ids}
     figure = evidence.estimate(contrast, metric)
     rows, values = evidence.resamples.values(metric)
     unchanged = bool((values[[rows[key] for key in contrast], 0] == 0).all())
-    low, high, note = figure.low, figure.high, evidence.resamples.caution(contrast)
-    if low == high and not unchanged:
+    low, high, notes = figure.low, figure.high, [] if unchanged else [evidence.resamples.caution(contrast)]
+    if isclose(low, high, rel_tol=1e-9, abs_tol=1e-12) and not unchanged:  # equal but for the rounding of sums
         low = high = float("nan")
-        note = "; ".join(filter(None, (note, "one seed, and nothing else to resample, so there is no interval")))
-    said = EQUAL if unchanged else HIGHER if low > 0 else LOWER if high < 0 else UNCLEAR
+        notes = [f"{'one seed, and nothing else to resample' if figure.seeds == 1 else 'nothing that was resampled varies'}, so there is no interval"]
+    elif figure.seeds == 1 and not unchanged:
+        notes.append("one seed, so the interval leaves out the noise of training")
+    clear = not (other_seed and figure.seeds == 1)
+    said = EQUAL if unchanged else HIGHER if low > 0 and clear else LOWER if high < 0 and clear else UNCLEAR
+    note = "; ".join(filter(None, notes))
     return {"estimate": figure.estimate, "low": low, "high": high, "said": said, "documents": figure.documents, "seeds": figure.seeds, "note": note}
 
 

@@ -37,9 +37,14 @@ def history_report(study: str, history: pd.DataFrame, regressions: pd.DataFrame,
 
 
 def _headline(times: int, regressions: pd.DataFrame, tolerance: float) -> str:
-    worse = int(regressions["worse"].sum())
-    if worse:
-        return f"{counted(worse, 'comparison')} of {len(regressions)} in the latest evaluation fell by more than {tolerance:g} of explained variance."
+    lost = int((regressions["worse"] & regressions["after"].isna()).sum())
+    fell = int(regressions["worse"].sum()) - lost
+    without = f"{counted(lost, 'comparison')} of {len(regressions)} had a value before and has none in the latest evaluation." if lost else ""
+    if fell:
+        said = f"{counted(fell, 'comparison')} of {len(regressions)} in the latest evaluation fell by more than {tolerance:g} of explained variance."
+        return f"{said} {without}".strip()
+    if lost:
+        return without
     if len(regressions):
         return (
             f"No fall of explained variance beyond {tolerance:g} is clear in the latest evaluation, out of {counted(len(regressions), 'comparison')}."
@@ -83,14 +88,14 @@ def _draw(here: pd.DataFrame, name: str) -> Figure:
 
 
 def _worse(regressions: pd.DataFrame) -> Section:
-    columns = ("SAE", "evaluation set", "compared", "before", "after", "change", "interval", "documents", "verdict")
+    columns = ("SAE", "evaluation set", "compared", "before", "after", "change", "interval", "documents", "verdict", "note")
     ordered = regressions.sort_values(["worse", "change"], ascending=[False, True], kind="stable")
     rows = tuple(
         text_row(
             row["sae_id"], row["evaluation_set"], f"{row['compared']} ({row['against'][:10]}, window {row['against_window']})",
             Cell(decimal(row["before"], 4), row["before"]), Cell(decimal(row["after"], 4), row["after"]), Cell(signed(row["change"], 4), row["change"]),
             interval(row["low"], row["high"], 4), Cell(str(row["documents"]), row["documents"]),
-            Cell("worse" if row["worse"] else "no worse", mark="poor" if row["worse"] else "good"),
+            Cell("worse" if row["worse"] else "no worse", mark="poor" if row["worse"] else "good"), row["note"],
         ) for row in ordered.to_dict("records")
     )  # fmt: skip
     said = ("A new version is paired by document with the one before it; on other text each side is resampled on its own.",)

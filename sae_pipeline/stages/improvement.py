@@ -65,7 +65,7 @@ def judge(ctx: StudyContext, proposed: StudyContext) -> Improvement:
     import pandas as pd
 
     from sae_pipeline.analysis.improving.proposals import with_kept
-    from sae_pipeline.analysis.improving.verdicts import KEPT, compare
+    from sae_pipeline.analysis.improving.verdicts import KEPT, compare, judged_together
 
     plan = findings.proposed(ctx)
     study_tables = tables.study_tables(tables.need(proposed))
@@ -74,7 +74,7 @@ def judge(ctx: StudyContext, proposed: StudyContext) -> Improvement:
         here = study_tables.at_site(site)
         chosen = [proposal for proposal in _possible(plan) if set(proposal.old) & set(here.saes["sae_id"])]
         compared.append(compare(_evidence(proposed, here, chosen), chosen))
-    table = pd.concat(compared, ignore_index=True)
+    table = judged_together(pd.concat(compared, ignore_index=True), 1 - proposed.study.analysis.confidence)
     target = folder(ctx)
     _write(target / TABLE_FILE, table.to_csv(index=False, lineterminator="\n"))
     with storage_errors(target):

@@ -44,7 +44,7 @@ VERSIONS = {
     "match_tables": 1,
     "concepts": 2,
     "concept_tables": 1,
-    "history": 1,
+    "history": 2,
     "rubric_review": 2,
     "versions": 1,
     "foreign_saes": 1,

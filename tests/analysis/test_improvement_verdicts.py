@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from sae_pipeline.analysis.contrasts import Evidence
 from sae_pipeline.analysis.firing_resamples import FiringResamples, needs_firings
 from sae_pipeline.analysis.improving.proposals import TO_TRAIN, Proposal
 from sae_pipeline.analysis.improving.root_cause_rules import Rule, root_causes
-from sae_pipeline.analysis.improving.verdicts import compare, verdict
+from sae_pipeline.analysis.improving.verdicts import COLUMNS, Change, compare, judged_together, verdict
 from sae_pipeline.analysis.tables import StudyTables
 from sae_pipeline.study.schema import Study
 
@@ -22,22 +23,70 @@ OLD = [f"PRE.L01.x04.topk-k16-t200000-s{seed}" for seed in (0, 1)]
 NEW = [f"PRE.L01.x04.topk-k16-t400000-s{seed}" for seed in (0, 1)]
 
 
+def change(low: float, high: float, *by_seed: float) -> Change:
+    return Change(float(np.mean(by_seed)) if by_seed else float("nan"), low, high, by_seed)
+
+
+SAME = change(-0.002, 0.002, 0.001, -0.001)
+"""Explained variance that did not change."""
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "by_seed", "guard_high", "said"),
+    ("gain", "guard", "said"),
     [
-        (0.01, 0.03, [0.02], 0.0, "kept"),
-        (0.01, 0.03, [0.03, 0.01], -0.004, "kept"),
-        (0.01, 0.03, [0.05, -0.01], 0.0, "inconclusive"),
-        (-0.01, 0.03, [0.01], 0.0, "inconclusive"),
-        (-0.03, -0.01, [-0.02], 0.0, "not_kept"),
-        (0.01, 0.03, [0.02], -0.006, "not_kept"),
-        (float("nan"), float("nan"), [], 0.0, "inconclusive"),
+        (change(0.01, 0.03, 0.02, 0.02), SAME, "kept"),
+        (change(0.01, 0.03, 0.03, 0.01), change(-0.006, -0.002, -0.004, -0.004), "kept"),
+        (change(0.01, 0.03, 0.05, -0.01), SAME, "inconclusive"),
+        (change(-0.01, 0.03, 0.01, 0.01), SAME, "inconclusive"),
+        (change(-0.03, -0.01, -0.02, -0.02), SAME, "not_kept"),
+        (change(0.01, 0.03, 0.02, 0.02), change(-0.010, -0.006, -0.008, -0.008), "not_kept"),
+        (change(float("nan"), float("nan"), 0.01, 0.01), SAME, "inconclusive"),
     ],
 )
-def test_an_arm_is_kept_when_it_is_clearly_better_and_explains_no_less(
-    low: float, high: float, by_seed: list[float], guard_high: float, said: str
-) -> None:
-    assert verdict(low, high, by_seed, guard_high, tolerance=0.005)[0] == said
+def test_an_arm_is_kept_when_it_is_clearly_better_and_explains_no_less(gain: Change, guard: Change, said: str) -> None:
+    assert verdict(gain, guard, tolerance=0.005)[0] == said
+
+
+@pytest.mark.parametrize("by_seed", [(-0.02, -0.10), (0.03, -0.01)])
+def test_a_fall_of_explained_variance_is_not_let_pass_because_two_seeds_leave_its_interval_wide(by_seed: tuple[float, float]) -> None:
+    """In the mean of both seeds, or in one of them alone."""
+    said, why = verdict(change(0.01, 0.03, 0.02, 0.02), change(-0.58, 0.46, *by_seed), tolerance=0.005)
+    assert said == "inconclusive"
+    assert "explains less variance, by more than 0.005" in why
+
+
+def test_one_seed_settles_nothing_either_way() -> None:
+    for gain in (change(0.01, 0.03, 0.02), change(-0.03, -0.01, -0.02)):
+        for guard in (change(0.0, 0.0, 0.0), change(-0.3, -0.2, -0.25)):
+            said, why = verdict(gain, guard, tolerance=0.005)
+            assert said == "inconclusive"
+            assert "give the arm two seeds" in why
+
+
+def test_a_gain_that_is_alike_in_every_resample_and_seed_has_no_interval() -> None:
+    for high in (0.3, 0.3 + 1e-16):
+        said, why = verdict(change(0.3, high, 0.3, 0.3, 0.3), SAME, tolerance=0.005)
+        assert said == "inconclusive"
+        assert "nothing that was resampled varies" in why
+
+
+def compared(*rows: tuple[float, str]) -> pd.DataFrame:
+    """Comparisons of the given p-values and verdicts."""
+    blank = {name: "" if kind == "string" else 0 for name, kind in COLUMNS.items()}
+    return pd.DataFrame([blank | {"p_value": p, "p_adjusted": p, "verdict": said, "note": "as found"} for p, said in rows]).astype(COLUMNS)
+
+
+def test_what_is_kept_stands_among_all_arms_that_were_compared() -> None:
+    """Holm (1979) on four tests: 4 times 0.001, 3 times 0.02, 2 times 0.6 and 0.7, none below the one before; what was not tested counts for nothing."""
+    nan = float("nan")
+    found = judged_together(
+        compared((0.02, "kept"), (0.001, "kept"), (0.6, "inconclusive"), (nan, "inconclusive"), (0.7, "inconclusive"), (nan, "not_compared")), 0.05
+    )
+    assert found["p_adjusted"].tolist() == pytest.approx([0.06, 0.004, 1, nan, 1, nan], nan_ok=True)
+    assert found["verdict"].tolist() == ["inconclusive", "kept", "inconclusive", "inconclusive", "inconclusive", "not_compared"]
+    assert found["note"].tolist()[0].startswith("the interval of the gain leaves out zero (p = 0.02), but among 4 arms compared together")
+    assert found["note"].tolist()[0].endswith("; as found")
+    assert set(found["note"].tolist()[1:]) == {"as found"}
 
 
 def rule(name: str) -> Rule:
@@ -75,15 +124,35 @@ def test_the_gain_is_the_mean_over_seeds_of_paired_differences(planted: Callable
     assert row["guard"] == pytest.approx(row["gain"], rel=1e-9)
     assert (row["verdict"], row["seeds"], row["documents"]) == ("kept", 2, 60)
     assert row["gain_low"] < 0.05 < row["gain_high"]
+    assert 0 < row["p_value"] < 0.05
+    assert "regression to the mean" in row["note"]
+
+
+def test_few_documents_are_told(planted: Callable[..., tuple[StudyTables, Study]]) -> None:
+    for documents, told in ((60, False), (8, True)):
+        tables, study = planted({"prose": 0.05, "chat": 0.0}, documents=documents)
+        [row] = compare(Evidence.of(tables, study), [proposal("undertrained")]).to_dict("records")
+        assert ("fewer than 20 documents in prose" in row["note"]) == told
 
 
 def test_a_metric_that_should_fall_gains_by_falling(planted: Callable[..., tuple[StudyTables, Study]]) -> None:
-    """12 active latents instead of 16 are a gain of 4."""
+    """12 active latents instead of 16 are a gain of 4, more of it in some documents than in others."""
+    tables, study = planted({"prose": 0.0, "chat": 0.0})
+    sums = tables.document_sums
+    longer = sums["sae_id"].isin(NEW)
+    sums.loc[longer, "l0"] += 60 * (sums.loc[longer, "document"] % 2) - 30 - 4 * sums.loc[longer, "n"]
+    [row] = compare(Evidence.of(tables, study), [proposal("too_dense")]).to_dict("records")
+    assert (row["before"], row["after"], row["gain"], row["verdict"]) == (pytest.approx(16), pytest.approx(12), pytest.approx(4), "kept")
+
+
+def test_active_latents_that_k_sets_need_no_interval(planted: Callable[..., tuple[StudyTables, Study]]) -> None:
     tables, study = planted({"prose": 0.0, "chat": 0.0})
     sums = tables.document_sums
     sums.loc[sums["sae_id"].isin(NEW), "l0"] *= 0.75
-    [row] = compare(Evidence.of(tables, study), [proposal("too_dense")]).to_dict("records")
-    assert (row["before"], row["after"], row["gain"], row["verdict"]) == (pytest.approx(16), pytest.approx(12), pytest.approx(4), "kept")
+    found = judged_together(compare(Evidence.of(tables, study), [proposal("too_dense")]), 0.05)
+    assert found[["gain", "verdict"]].to_numpy().tolist() == [[pytest.approx(4), "kept"]]
+    [other] = compare(Evidence.of(replace(tables, saes=tables.saes.assign(architecture="relu")), study), [proposal("too_dense")]).to_dict("records")
+    assert other["verdict"] == "inconclusive"
 
 
 def test_an_arm_that_costs_explained_variance_in_sample_is_not_kept(planted: Callable[..., tuple[StudyTables, Study]]) -> None:
@@ -99,8 +168,10 @@ def test_a_proposal_whose_arms_diverged_is_not_compared(planted: Callable[..., t
     tables, study = planted({"prose": 0.05, "chat": 0.0}, seeds=(0,))
     lost = proposal("undertrained")
     [row] = compare(Evidence.of(tables, study), [lost]).to_dict("records")
-    assert row["verdict"] == "kept"
+    assert row["verdict"] == "inconclusive"
+    assert "give the arm two seeds" in row["note"]
     assert "1 of 2 seeds have no value" in row["note"]
+    assert np.isnan(row["p_value"])
     missing = Proposal(lost.rule, lost.remedy, lost.change, {OLD[0]: "PRE.L01.x04.none"}, (OLD[0],), ("prose",), TO_TRAIN)
     [row] = compare(Evidence.of(tables, study), [missing]).to_dict("records")
     assert (row["verdict"], row["documents"]) == ("not_compared", 0)
@@ -129,13 +200,24 @@ def firings(tables: StudyTables, always_on: Mapping[str, int]) -> dict[tuple[str
 
 
 def test_fewer_always_on_latents_are_a_gain(planted: Callable[..., tuple[StudyTables, Study]]) -> None:
-    """4 of 32 latents before and 1 after: 0.125 and 0.03125."""
+    """4 of 32 latents before and 1 after: 0.125 and 0.03125. One more after is just short of always on, and is so in some resamples."""
     tables, _ = planted({"prose": 0.0, "chat": 0.0})
     counts = firings(tables, dict.fromkeys(OLD, 4) | dict.fromkeys(NEW, 1))
+    for sae_id in NEW:
+        counts[sae_id, "prose"][:46, 1] = counts[sae_id, "prose"][:46, 0]
     evidence = Evidence(tables, FiringResamples(tables, 200, 0, counts), 0.95)
     [row] = compare(evidence, [proposal("always_on")]).to_dict("records")
     assert (row["before"], row["after"], row["gain"]) == pytest.approx((0.125, 0.03125, 0.09375))
+    assert 0 < row["gain_low"] < row["gain_high"]
     assert row["verdict"] == "kept"
+
+
+def test_counts_that_agree_in_every_resample_and_seed_are_no_proof(planted: Callable[..., tuple[StudyTables, Study]]) -> None:
+    tables, _ = planted({"prose": 0.0, "chat": 0.0})
+    counts = firings(tables, dict.fromkeys(OLD, 4) | dict.fromkeys(NEW, 1))
+    [row] = compare(Evidence(tables, FiringResamples(tables, 200, 0, counts), 0.95), [proposal("always_on")]).to_dict("records")
+    assert (row["gain"], row["seeds"], row["verdict"]) == (pytest.approx(0.09375), 2, "inconclusive")
+    assert np.isnan([row["gain_low"], row["gain_high"], row["p_value"]]).all()
 
 
 def test_shares_of_latents_are_formed_anew_in_every_resample(planted: Callable[..., tuple[StudyTables, Study]]) -> None:
@@ -170,5 +252,6 @@ def test_a_figure_of_the_decoder_has_no_interval_over_documents_and_needs_seeds(
 def test_an_empty_comparison_has_typed_columns(planted: Callable[..., tuple[StudyTables, Study]]) -> None:
     tables, study = planted({"prose": 0.0, "chat": 0.0})
     found = compare(Evidence.of(tables, study), [])
-    assert isinstance(found, pd.DataFrame)
-    assert "object" not in found.dtypes.astype(str).tolist()
+    for table in (found, judged_together(found, 0.05)):
+        assert isinstance(table, pd.DataFrame)
+        assert "object" not in table.dtypes.astype(str).tolist()

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 
-from sae_pipeline.analysis.regressions import COLUMNS, NEW_TEXT, NEW_VERSION, regressions
+from sae_pipeline.analysis.regressions import COLUMNS, NEW_TEXT, NEW_VERSION, NOT_EVALUATED, regressions
 
 TOKENS, PER_TOKEN = 100, 2.0
 """Tokens of every document, and the variance of a token."""
@@ -26,8 +27,14 @@ def record(day: int, explained: float, *, window: int = 0, version: str = "a", d
     return {"recorded": f"2026-01-{day:02d}T00:00:00Z", "window": window, "text": f"text {window}", "saes": {"S": version}}, frame
 
 
-def judged(*records: Recorded, tolerance: float = 0.01) -> pd.DataFrame:
-    return regressions(records, tolerance=tolerance, bootstrap_samples=500, confidence=0.95, seed=0)
+def judged(*records: Recorded, tolerance: float = 0.01, samples: int = 500, declared: tuple[str, ...] = ("S",)) -> pd.DataFrame:
+    return regressions(records, declared=declared, tolerance=tolerance, bootstrap_samples=samples, confidence=0.95, seed=0)
+
+
+def of_errors(day: int, sse: list[float], *, hashes: str, version: str = "a") -> Recorded:
+    """A record of the documents of these letters, each of variance 100."""
+    about, _ = record(day, 0.7, version=version)
+    return about, pd.DataFrame({"sae_id": "S", "evaluation_set": "prose", "document_hash": list(hashes), "n": TOKENS, "sst": 100.0, "sse": sse})
 
 
 def test_one_record_has_nothing_to_be_compared_with() -> None:
@@ -86,11 +93,77 @@ def test_an_sae_that_was_not_there_before_is_left_out() -> None:
 
 
 def test_other_documents_under_the_same_number_of_a_window_are_other_text() -> None:
-    about, documents = record(8, 0.7, version="b")
-    assert len(judged(record(1, 0.7), (about | {"text": "edited"}, documents))) == 0
     about, documents = record(8, 0.5)
-    (row,) = judged(record(1, 0.7), (about | {"text": "edited"}, documents)).to_dict("records")
-    assert row["compared"] == NEW_TEXT
+    other = documents.assign(document_hash="edited " + documents["document_hash"])
+    assert len(judged(record(1, 0.7), (about | {"saes": {"S": "b"}}, other))) == 0
+    (row,) = judged(record(1, 0.7), (about, other)).to_dict("records")
+    assert (row["compared"], row["documents"]) == (NEW_TEXT, 120)
+
+
+def test_other_settings_of_the_evaluation_are_no_other_text() -> None:
+    about, documents = record(8, 0.7)
+    assert len(judged(record(1, 0.7), (about | {"text": "other settings"}, documents))) == 0
+    about, documents = record(8, 0.66, version="b")
+    (row,) = judged(record(1, 0.7), (about | {"text": "other settings"}, documents)).to_dict("records")
+    assert (row["compared"], row["documents"], row["worse"]) == (NEW_VERSION, 60, True)
+    assert "the settings or the program of the evaluation changed" in row["note"]
+    assert judged(record(1, 0.7), record(8, 0.66, version="b"))["note"].tolist() == [""]
+
+
+def test_a_text_that_is_held_twice_or_on_both_sides_is_one_document() -> None:
+    (row,) = judged(of_errors(1, [30, 31, 32, 30], hashes="aabc"), of_errors(8, [30, 31, 32], hashes="bcd")).to_dict("records")
+    assert (row["compared"], row["documents"]) == (NEW_TEXT, 4)
+
+
+def test_a_new_version_that_is_in_no_evaluation_is_worse_for_as_long_as_the_study_declares_it() -> None:
+    about, documents = record(1, 0.7)
+    both = about | {"saes": {"S": "a", "T": "a"}}, pd.concat([documents, documents.assign(sae_id="T")], ignore_index=True)
+    later = record(8, 0.7, version="b"), record(15, 0.7, version="c", window=1)
+    for records in ((both, *later[:1]), (both, *later)):
+        found = judged(*records, declared=("S", "T")).set_index("sae_id")
+        row = found.loc["T"]
+        assert (row["compared"], row["before"], row["against"][:10], row["documents"]) == (NOT_EVALUATED, pytest.approx(0.7), "2026-01-01", 60)
+        assert np.isnan([row["after"], row["p_value"]]).all()
+        assert row["worse"]
+        assert "T" not in set(judged(*records)["sae_id"])
+
+
+def test_a_value_that_is_no_more_is_worse_and_one_that_was_not_there_before_is_not() -> None:
+    healthy = of_errors(1, [30, 31], hashes="ab"), of_errors(8, [30, 31], hashes="ab", version="b")
+    for missing in (np.nan, np.inf):
+        diverged = of_errors(1, [missing, 31], hashes="ab"), of_errors(8, [missing, 31], hashes="ab", version="b")
+        (again,) = judged(diverged[0], healthy[1]).to_dict("records")
+        (lost,) = judged(healthy[0], diverged[1]).to_dict("records")
+        assert np.isnan([again["before"], again["p_value"], lost["after"], lost["p_value"]]).all()
+        assert (again["worse"], lost["worse"]) == (False, True)
+        assert "no value before" in again["note"]
+        assert "no value after" in lost["note"]
+
+
+def test_what_does_not_vary_is_not_tested() -> None:
+    one, alike = (
+        judged(of_errors(1, [30], hashes="a"), of_errors(8, [40], hashes="b")),
+        judged(of_errors(1, [30.1] * 3, hashes="abc"), of_errors(8, [40.3] * 3, hashes="abc", version="b")),
+    )
+    for found in (one, alike):
+        (row,) = found.to_dict("records")
+        assert np.isnan([row["p_value"], row["p_adjusted"], row["low"], row["high"]]).all()
+        assert not row["worse"]
+        assert "nothing that was resampled varies" in row["note"]
+
+
+def test_few_documents_are_told() -> None:
+    (few,) = judged(record(1, 0.7, documents=19), record(8, 0.7, version="b", documents=19, spread=0.3))["note"]
+    (enough,) = judged(record(1, 0.7, documents=20), record(8, 0.7, version="b", documents=20, spread=0.3))["note"]
+    assert (few, enough) == ("fewer than 20 documents in prose, so the interval may be too narrow", "")
+
+
+def test_a_fall_on_three_documents_has_the_p_value_of_students_paired_test() -> None:
+    """Explained variance falls by 2, 3 and 7 % of documents of equal variance, so its change is their mean."""
+    (row,) = judged(of_errors(1, [30, 30, 30], hashes="abc"), of_errors(8, [32, 33, 37], hashes="abc", version="b"), tolerance=0.0, samples=20_000)[
+        "p_value"
+    ]
+    assert row == pytest.approx(ttest_1samp([-2, -3, -7], 0, alternative="less").pvalue, rel=0.03)
 
 
 def many(falls: list[float]) -> pd.DataFrame:
@@ -104,7 +177,7 @@ def many(falls: list[float]) -> pd.DataFrame:
 
 
 def test_holms_correction_runs_over_all_changes_of_the_record() -> None:
-    found = many([0.05, 0.0101, 0.0])
+    found = many([0.05, 0.0101, 0.002])
     ascending = found.sort_values("p_value")
     stepped = np.maximum.accumulate(ascending["p_value"].to_numpy() * [3, 2, 1]).clip(max=1)
     assert ascending["p_adjusted"].to_numpy() == pytest.approx(stepped)

@@ -103,6 +103,30 @@ def test_nothing_but_seed_noise_is_no_clear_change(made: Callable[..., StudyTabl
     assert set(rows(changes)["said"]) == {UNCLEAR}
 
 
+def test_two_seeds_of_one_setting_do_not_differ_clearly(made: Callable[..., StudyTables]) -> None:
+    """Both studies have one seed; the errors of the second are 2 to 4 % larger, which the documents tell from none."""
+    before, after = (made(seeds=(seed,)) for seed in (0, 1))
+    sums = after.document_sums.assign(sse=after.document_sums["sse"] * np.linspace(1.02, 1.04, len(after.document_sums)))
+    after = StudyTables(after.saes.assign(fingerprint="other"), after.sae_metrics, sums, after.baseline_sums, after.feature_stats)
+    found = answering(before.saes, after.saes)
+    assert list(found.differing) == ["replicate"]
+    changes = differences(before, after, found, SETTINGS)
+    explained = changes[changes["metric"] == "explained_variance"]
+    assert (explained["high"] < 0).all()
+    assert set(explained["said"]) == {UNCLEAR}
+
+
+def test_what_one_seed_leaves_out_and_few_documents_are_told(made: Callable[..., StudyTables]) -> None:
+    def note(**options: Any) -> str:
+        before, after = made(**options), made(0.02, **options)
+        row = rows(differences(before, after, answering(before.saes, after.saes), SETTINGS)).loc["prose"]
+        assert row["said"] == HIGHER
+        return row["note"]
+
+    assert note(seeds=(0,)) == "one seed, so the interval leaves out the noise of training"
+    assert note(documents=8, seed_noise=1e-4) == "fewer than 20 documents in prose, so the interval may be too narrow"
+
+
 def test_a_setting_in_which_the_studies_differ_as_a_whole_is_named(made: Callable[..., StudyTables]) -> None:
     before, after = made(tokens=(100_000,)), made(tokens=(200_000,))
     found = answering(before.saes, after.saes)

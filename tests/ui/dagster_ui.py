@@ -17,7 +17,7 @@ from typing import Any
 COMMAND = [sys.executable, "-W", "ignore", "-c", "from sae_pipeline.cli import main; main()"]
 
 
-def patiently(what: str, look: Callable[[], Any], seconds: float = 60) -> Any:
+def patiently(what: str, look: Callable[[], Any], seconds: float = 180) -> Any:
     """The first true answer of ``look``; fails with ``what`` was waited for when there is none in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -122,7 +122,7 @@ def test_the_daemon_reruns_one_lane_after_an_edit_and_nothing_else(ui: DagsterUI
     page.get_by_text("rerun_stale").first.wait_for()
     page.locator("label[class*=Switch]").first.click()
     # Conditions compare two ticks: the first only takes note of how things stand.
-    patiently("two ticks", lambda: len(ui.ticks(started)) >= 2, 90)
+    patiently("two ticks", lambda: len(ui.ticks(started)) >= 2, 300)
     assert ui.runs(started) == []
 
     finished.write(lambda data: data["mixes"].update(MORE={"stories": 0.5, "recipes": 0.5}))
@@ -133,7 +133,7 @@ def test_the_daemon_reruns_one_lane_after_an_edit_and_nothing_else(ui: DagsterUI
         "the report is made again", lambda: any("comparison_report" in run["assets"] and run["status"] == "SUCCESS" for run in ui.runs(edited)), 400
     )
     last = time.time()
-    patiently("two more ticks", lambda: len(ui.ticks(last)) >= 2, 90)
+    patiently("two more ticks", lambda: len(ui.ticks(last)) >= 2, 300)
     runs = ui.runs(started)
     assert [run for run in runs if run["status"] != "SUCCESS"] == []
     assert sorted(asset for run in runs for asset in run["assets"]) == sorted(LANE | CONCLUSIONS)

@@ -65,6 +65,7 @@ def test_every_other_schedule_launches_a_run_that_succeeds(ui: DagsterUI) -> Non
     left = {"scheduled_refresh", "scheduled_scorecards", "scheduled_versions", "scheduled_rubric_review"}
     query = """query($name: String!) {runsOrError(filter: {tags: [{key: "dagster/schedule_name", value: $name}], statuses: [SUCCESS]})
         {... on Runs {results {runId}}}}"""
+
     def all_succeeded() -> bool:
         left.difference_update([name for name in left if ui.ask(query, name=name)["runsOrError"]["results"]])
         return not left
