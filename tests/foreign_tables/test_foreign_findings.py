@@ -125,7 +125,7 @@ def test_a_sparsity_that_some_saes_lack_is_no_level_of_it(tmp_path: Path) -> Non
 
 def test_recommendations_rest_on_claims_of_one_site(tmp_path: Path) -> None:
     """At one site more tokens help and deeper layers do, at the other neither: no site has all that a recommendation rests on but the first."""
-    frame = pd.concat([few(**PURE).assign(seed=seed) for seed in (0, 1)], ignore_index=True)
+    frame = pd.concat([few(**PURE, sae_token_size_mil=(50,)).assign(seed=seed) for seed in (0, 1)], ignore_index=True)
     frame["explained_variance"] += np.random.default_rng(0).normal(0, 1e-4, len(frame))
     other = frame.assign(site="mlp_out", explained_variance=1.2 - frame["explained_variance"])
     table = read_results(written(tmp_path, pd.concat([frame.assign(site="resid_post"), other])))

@@ -24,6 +24,8 @@ from sae_pipeline.stages.declared_points import chosen_point, declared_point
 from sae_pipeline.store import Home
 from sae_pipeline.study import HookPoint, load_study
 
+pytestmark = pytest.mark.slow
+
 OWN = "MORE.L01.x02.topk-k4-t6144-s0"
 
 

@@ -18,6 +18,8 @@ from sae_pipeline.stages import corpora
 from sae_pipeline.stages.context import StudyContext
 from sae_pipeline.study import load_study
 
+pytestmark = pytest.mark.slow
+
 SAE = "MORE.L01.x04.topk-k4-t6144-s0"
 
 

@@ -160,6 +160,7 @@ def test_equal_tables_give_equal_bytes(built: tuple[Path, dict[str, Any]], tmp_p
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_figures_do_not_depend_on_the_users_matplotlib_settings(built: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     import matplotlib as mpl
 
@@ -294,6 +295,7 @@ def test_under_and_overcomplete_dictionaries_are_never_one_curve() -> None:
     assert "From ×0.25 to ×8" not in section
 
 
+@pytest.mark.slow
 def test_hundreds_of_saes_stay_in_tables_of_limited_height() -> None:
     text = worded(frames=synthetic_study.frames(copies=6, matching=None))
     assert "All 576 SAEs" in text

@@ -183,6 +183,7 @@ def test_names_that_become_folders_are_letters_and_digits(name: str, tmp_path: P
             load_study(path)
 
 
+@pytest.mark.slow
 def test_names_of_a_foreign_table_write_only_into_the_report(tmp_path: Path) -> None:
     frame = results().replace({"sae_train_dataset": {"C4": "../../../C4", "EQ": "/EQ"}, "eval_dataset": {"c4-sample": "../../c4"}})
     table = written(tmp_path, pd.DataFrame(frame))
