@@ -1,6 +1,7 @@
 """What a study keeps of its past: evaluations on fresh held-out text, its earlier versions, and how its rubrics have marked."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -61,10 +62,7 @@ def history_asset(study: Study) -> dg.AssetsDefinition:
         conclusion.publish(ctx)
         changes = pd.read_parquet(gathered.file("regressions.parquet"))
         worse = changes[changes["worse"]].sort_values("change")
-        reasons = [
-            f"{row.sae_id} on {row.evaluation_set}: {row.before:.4f} to {row.after:.4f} [{row.low:+.4f}, {row.high:+.4f}], {row.compared}"
-            for row in worse.itertuples()
-        ]
+        reasons = [_reason(row) for row in worse.itertuples()]
         figures = {
             "window": window,
             "recorded": record.about["recorded"],
@@ -86,6 +84,14 @@ def history_asset(study: Study) -> dg.AssetsDefinition:
         )
 
     return evaluation_history
+
+
+def _reason(row: Any) -> str:
+    """What a check says of an SAE that got worse."""
+    where = f"{row.sae_id} on {row.evaluation_set}"
+    if row.after != row.after:
+        return f"{where}: {row.before:.4f} before, no value now; {row.note}"
+    return f"{where}: {row.before:.4f} to {row.after:.4f} [{row.low:+.4f}, {row.high:+.4f}], {row.compared}"
 
 
 def _window(study: Study, tags: Mapping[str, str]) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 from scipy.special import stdtrit
 
 from sae_pipeline.analysis.significance import level_of
@@ -70,30 +71,32 @@ def pair_estimate(values: Sequence[float], terms: pd.DataFrame, weights: Sequenc
     return PairEstimate(estimate, estimate - reach, estimate + reach, p, len(y), member.shape[1])
 
 
-def _members(saes: pd.DataFrame) -> np.ndarray:
+def _members(saes: pd.DataFrame) -> csr_array:
     """(pairs, SAEs), 1 where the SAE is one of the pair."""
     codes, names = pd.factorize(saes.to_numpy().ravel())
-    member = np.zeros((len(saes), len(names)))
-    member[np.repeat(np.arange(len(saes)), 2), codes] = 1
-    return member
+    return csr_array((np.ones(len(codes)), (np.repeat(np.arange(len(saes)), 2), codes)), shape=(len(saes), len(names)))
 
 
-def _seen_of_the_truth(x: np.ndarray, inverse: np.ndarray, share: np.ndarray, member: np.ndarray) -> tuple[float, float]:
+def _seen_of_the_truth(x: np.ndarray, inverse: np.ndarray, share: np.ndarray, member: csr_array) -> tuple[float, float]:
     """Expectation of the sum over pairs with a common SAE, made of residuals, over the variance that it stands for; its degrees of freedom.
 
     With a the ``share`` of each pair, M what takes residuals and S the pairs that have an SAE in common, the sum is the
-    quadratic form of a M S M a in the errors. Its expectation is a trace, here without any matrix of pairs by pairs.
+    quadratic form of a M S M a in the errors. Its expectation is a trace, here without any matrix of pairs by pairs or SAEs.
     """
-    own = share[:, None] * x
-    shared = share[:, None] * (member @ (member.T @ own)) - share[:, None] * own
-    of_pairs = (share @ share - np.trace(inverse @ x.T @ shared)) / (share @ share)
-    residual = share[:, None] * (member - x @ (inverse @ (x.T @ member)))
-    summed = member.T @ residual
-    form = summed.T @ summed - residual.T @ residual
-    truth, expected = float(((member.T @ share) ** 2).sum()), float(np.trace(form))
-    # In a difference between pairs the noise of SAEs cancels, and what is left is that of pairs.
-    adds_up = truth > 2 * share @ share and expected > 0
-    return min(float(of_pairs), expected / truth), expected**2 / float((form**2).sum()) if adds_up else np.inf
+    own, weighted = float(share @ share), share[:, None] * x
+    shared = share[:, None] * (member @ (member.T @ weighted)) - share[:, None] * weighted
+    of_pairs = (own - float(np.trace(inverse @ x.T @ shared))) / own
+    truth = float(((member.T @ share) ** 2).sum())
+    if truth < own:  # in a difference between pairs the noise of SAEs cancels, and what is left is that of pairs
+        return of_pairs, np.inf
+    fitted, squared = inverse @ (member.T @ x).T, share[:, None] * weighted
+    sums = (member.T @ (member * share[:, None])).toarray() - (member.T @ weighted) @ fitted
+    crossed = (member.T @ squared) @ fitted
+    squares = (member.T @ (member * share[:, None] ** 2)).toarray() - crossed - crossed.T + fitted.T @ (x.T @ squared) @ fitted
+    form = sums.T @ sums - squares
+    expected = float(np.trace(form))
+    adds_up = truth > 2 * own and expected > 0
+    return min(of_pairs, expected / truth), expected**2 / float((form**2).sum()) if adds_up else np.inf
 
 
 def ends(first: pd.Series, second: pd.Series) -> pd.DataFrame:

@@ -114,7 +114,7 @@ def _lost(
 ) -> Iterator[tuple[str, str, dict[str, Any], pd.DataFrame]]:
     """Declared SAEs that the latest record lacks, on each of its evaluation sets, with the last record that has them there."""
     for sae_id in sorted(set(declared) - set(latest["saes"])):
-        for name in dict.fromkeys(documents["evaluation_set"]):
+        for name in dict.fromkeys(documents["evaluation_set"]) or dict.fromkeys(earlier[-1][1]["evaluation_set"] if earlier else ()):
             found = [(about, then[(then["sae_id"] == sae_id) & (then["evaluation_set"] == name)]) for about, then in earlier]
             if having := [(about, then) for about, then in found if len(then)]:
                 yield sae_id, str(name), *having[-1]

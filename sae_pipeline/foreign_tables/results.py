@@ -184,8 +184,10 @@ def _width(rows: pd.DataFrame) -> pd.Series | None:
     if "d_model" in rows:
         return "d_model " + rows["d_model"].map("{:.0f}".format) if rows["d_model"].nunique() > 1 else None
     if "d_sae" in rows:
-        activations = rows["d_sae"] / rows["expansion"]
-        return "d_model about " + activations.map("{:.2g}".format) if activations.max() > (1 + ROUNDED) * activations.min() else None
+        widths = (rows["d_sae"] / rows["expansion"]).sort_values()
+        group = (widths > (1 + ROUNDED) * widths.shift()).cumsum()
+        if group.iloc[-1]:
+            return ("d_model about " + widths.groupby(group).transform("median").map("{:.0f}".format)).reindex(rows.index)
     return None
 
 
@@ -195,7 +197,7 @@ def _names(rows: pd.DataFrame, settings: list[str]) -> list[str]:
     told_already = ("d_sae", "d_model") if "expansion" in rows else ()
     short = [name for name in varying if name not in told_already]
     distinct = len(rows[settings].drop_duplicates()) if settings else 1
-    shown = short if len(rows[short].drop_duplicates()) == distinct else varying
+    shown = short if short and len(rows[short].drop_duplicates()) == distinct else varying
     words = [_told(rows[name]) for name in shown]
     return [", ".join(parts) for parts in zip(*words, strict=True)] if words else [NOT_GIVEN] * len(rows)
 

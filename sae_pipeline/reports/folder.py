@@ -26,6 +26,9 @@ WRITTEN = (PAGE, MARKDOWN, FINDINGS, f"{FIGURES}/*.png", f"{FIGURES}/*.csv", f"{
 MARK = '<meta name="generator" content="sae-pipeline">'
 """In the head of every page of ours: an ``index.html`` without it is somebody's own."""
 
+EARLIER = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-"
+"""In the head of pages that were written before there was a mark."""
+
 HEAD_BYTES = 4096
 """The mark stands within as many bytes of a page."""
 
@@ -83,8 +86,9 @@ def _foreign(folder: Path) -> str | None:
     if not page.is_file():
         return "other files"
     with page.open("rb") as file:
-        if MARK.encode() not in file.read(HEAD_BYTES):
-            return f"an {PAGE} that no report of this version wrote"
+        head = file.read(HEAD_BYTES).decode(errors="replace")
+    if MARK not in head and EARLIER not in head:
+        return f"an {PAGE} that no report wrote"
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if not (name in FOLDERS if path.is_dir() and not path.is_symlink() else any(fnmatchcase(name, written) for written in WRITTEN)):

@@ -68,6 +68,7 @@ def test_layers_are_compared_on_the_sets_that_all_of_them_have() -> None:
     assert best({"L1": {"prose": 0.62, "chat": 0.7}, "L2": {"prose": 0.64, "chat": 0.61}}) == ["L1"]
     assert best({"L1": {"prose": 0.62, "chat": 0.7}, "L2": {"prose": 0.64, "chat": 0.61}}, named=("prose",)) == ["L2"]
     assert best({"L1": {"prose": 0.62}, "L2": {"chat": 0.64}}) == []
+    assert best({"L1": {"prose": 0.62}, "L2": {"prose": 0.64}}, named=("chat",)) == []
 
 
 def test_fewer_faults_go_before_the_higher_explained_variance() -> None:

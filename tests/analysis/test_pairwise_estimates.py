@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sae_pipeline.analysis.pairwise import pair_estimate, pair_mean
+from sae_pipeline.analysis.pairwise import _members, _seen_of_the_truth, pair_estimate, pair_mean
 
 
 def pairs_of(names: str) -> pd.DataFrame:
@@ -87,14 +87,35 @@ def test_intervals_hold_the_truth_though_every_sae_is_in_many_pairs(design: str)
 
 
 @pytest.mark.parametrize("noise", [0.3, 3.0])
-def test_a_difference_between_kinds_of_pairs_that_is_not_there_is_seldom_found(noise: float) -> None:
-    generator, pairs, rounds = np.random.default_rng(2), one_factor_pairs(3, 3), 400
+@pytest.mark.parametrize("levels", [(2, 2), (3, 2), (3, 3), (2, 2, 2)])
+def test_a_difference_between_kinds_of_pairs_that_is_not_there_is_seldom_found(levels: tuple[int, ...], noise: float) -> None:
+    """Pairs that differ in the first factor against the others: the noise of SAEs cancels, and an interval is left."""
+    generator, pairs, rounds = np.random.default_rng(2), one_factor_pairs(*levels), 300
     names = pd.unique(pairs.to_numpy().ravel())
-    same_first = [float(a[1] == b[1]) for a, b in pairs.itertuples(index=False)]
-    terms = pd.DataFrame({"mean": 1.0, "kind": same_first})
-    found = 0
-    for _ in range(rounds):
-        of = pd.Series(generator.normal(size=len(names)), index=names)
-        values = of[pairs["sae_id"]].to_numpy() + of[pairs["other_sae_id"]].to_numpy() + noise * generator.normal(size=len(pairs))
-        found += pair_estimate(values.tolist(), terms, [0.0, 1.0], pairs, 0.95).p_value < 0.05
-    assert found <= stats.binom.ppf(0.999, rounds, 0.05)
+    first = np.array([float(a[1] != b[1]) for a, b in pairs.itertuples(index=False)])
+    for terms, weights in (
+        (pd.DataFrame({"mean": 1.0, "first": first}), [0.0, 1.0]),
+        (pd.DataFrame({"first": first, "other": 1 - first}), [1.0, -1.0]),
+    ):
+        found = []
+        for _ in range(rounds):
+            of = pd.Series(generator.normal(size=len(names)), index=names)
+            values = of[pairs["sae_id"]].to_numpy() + of[pairs["other_sae_id"]].to_numpy() + noise * generator.normal(size=len(pairs))
+            found.append(pair_estimate(values.tolist(), terms, weights, pairs, 0.95).p_value)
+        assert np.isfinite(found).all()
+        assert sum(p < 0.05 for p in found) <= stats.binom.ppf(0.999, rounds, 0.05)
+
+
+def test_the_part_that_residuals_show_is_that_of_the_matrices_written_out() -> None:
+    """Every pair by every pair, as the definition has it, on pairs between settings of which one has a single SAE."""
+    pairs = one_factor_pairs(3, 2).iloc[:-1]
+    terms = pd.DataFrame({"mean": 1.0, "slope": np.arange(len(pairs), dtype=float)}).to_numpy()
+    inverse, member = np.linalg.pinv(terms.T @ terms), _members(pairs).toarray()
+    share = terms @ inverse @ np.array([1.0, 0.0])
+    residuals, common = np.eye(len(pairs)) - terms @ inverse @ terms.T, ((member @ member.T) > 0).astype(float)
+    form = residuals @ np.diag(share) @ common @ np.diag(share) @ residuals
+    of_pairs, of_saes = (np.trace(form @ noise) / (share @ noise @ share) for noise in (np.eye(len(pairs)), member @ member.T))
+    seen, freedom = _seen_of_the_truth(terms, inverse, share, _members(pairs))
+    assert seen == pytest.approx(min(of_pairs, of_saes))
+    quadratic = member.T @ form @ member
+    assert freedom == pytest.approx(np.trace(quadratic) ** 2 / (quadratic**2).sum())

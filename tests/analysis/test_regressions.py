@@ -126,6 +126,8 @@ def test_a_new_version_that_is_in_no_evaluation_is_worse_for_as_long_as_the_stud
         assert np.isnan([row["after"], row["p_value"]]).all()
         assert row["worse"]
         assert "T" not in set(judged(*records)["sae_id"])
+    nothing = later[0][0] | {"saes": {}}, documents.iloc[:0]
+    assert judged(both, nothing, declared=("S", "T"))[["sae_id", "worse"]].to_numpy().tolist() == [["S", True], ["T", True]]
 
 
 def test_a_value_that_is_no_more_is_worse_and_one_that_was_not_there_before_is_not() -> None:

@@ -79,6 +79,17 @@ def test_saes_of_two_models_are_never_compared(tmp_path: Path) -> None:
         assert found.saes.groupby("variant")["d_sae"].max().tolist() == sorted((2048 * 8, 512 * 8), key=str)
 
 
+def test_rounded_factors_do_not_make_two_models_of_one(tmp_path: Path) -> None:
+    """16384 / 21 and 32768 / 43 are both of activations 768 wide."""
+    rows = [(21, 16384), (43, 32768), (8, 16384)]
+    frame = pd.DataFrame([{"sae_expansion_factor": factor, "d_sae": d_sae, "explained_variance": 0.5} for factor, d_sae in rows])
+    saes = read_results(written(tmp_path, frame)).saes
+    assert saes["variant"].tolist() == ["d_model about 771", "d_model about 771", "d_model about 2048"]
+    alike = frame.iloc[:1]
+    twice = read_results(written(tmp_path, pd.concat([alike, alike.assign(d_sae=16400, explained_variance=0.4)]))).saes
+    assert twice["sae_id"].tolist() == ["d_sae 16384", "d_sae 16400"]
+
+
 def test_names_tell_long_numbers_apart(tmp_path: Path) -> None:
     frame = pd.concat([results().assign(seed=seed, lr=rate) for seed, rate in ((20240101, 1e-3), (20240102, 1e-3), (20240101, 1.0000001e-3))])
     saes = read_results(written(tmp_path, frame)).saes

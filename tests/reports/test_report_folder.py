@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sae_pipeline.errors import BadInput, StorageError
 from sae_pipeline.reports.blocks import FeaturePage, Plot, Report, Section, Table
 from sae_pipeline.reports.build import write_report
-from sae_pipeline.reports.folder import PAGE, report_folder
+from sae_pipeline.reports.folder import MARK, PAGE, report_folder
 
 
 def write(folder: Path, name: str) -> None:
@@ -40,6 +40,14 @@ def test_a_whole_earlier_report_is_replaced_with_its_stale_figures(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 
+def test_a_report_from_before_there_was_a_mark_is_known_by_what_it_forbids_itself(tmp_path: Path) -> None:
+    write(tmp_path / "report", "earlier")
+    page = tmp_path / "report" / PAGE
+    page.write_text(page.read_text().replace(MARK, ""))
+    write(tmp_path / "report", "later")
+    assert "later" in page.read_text()
+
+
 @pytest.mark.parametrize("foreign", ["old.png", "thesis.txt", ".git/config", "figures/mine.docx", "figures/raw/mine.png", "proposed.yaml"])
 def test_a_folder_with_anything_that_no_report_writes_is_left_as_it_is(foreign: str, tmp_path: Path) -> None:
     write(tmp_path / "report", "earlier")
@@ -54,7 +62,7 @@ def test_a_folder_with_anything_that_no_report_writes_is_left_as_it_is(foreign: 
 def test_somebodys_own_page_is_no_report(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / PAGE).write_text("<!doctype html><title>My site</title>")
-    with pytest.raises(BadInput, match=r"found an index.html that no report of this version wrote; choose another with --to"):
+    with pytest.raises(BadInput, match=r"found an index.html that no report wrote; choose another with --to"):
         write(tmp_path / "site", "report")
     assert list(contents(tmp_path / "site")) == [PAGE]
 

@@ -6,9 +6,10 @@ Pure functions of the tables ``health``, ``saes`` and ``feature_stats``. The rul
 from __future__ import annotations
 
 from collections.abc import Collection
-from math import fsum, isfinite
+from math import fsum
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sae_pipeline.analysis.health.bands import NOT_JUDGED, SEVERITY
@@ -114,7 +115,7 @@ def layer_rows(health: pd.DataFrame, saes: pd.DataFrame, rubric: Rubric, evaluat
 
 def _best(rows: pd.DataFrame, sae_ids: list[str], rule: BestLayer) -> str | None:
     """The SAE that comes first by a rule, over the pairs of set and metric of which all have a value; None where a step has none."""
-    known = rows[[isfinite(value) for value in rows["value"]]]
+    known = rows[np.isfinite(rows["value"].to_numpy(float))]
     shared = known[known.groupby(["evaluation_set", "metric"])["sae_id"].transform("nunique") == len(sae_ids)]
     faults = shared[shared["severity"] >= SEVERITY["warning"]].groupby("sae_id")["metric"].nunique().to_dict()
     # All have as many sets of a metric, so that sums rank like means; exact ones keep equals equal in any order of the sets.
@@ -144,7 +145,7 @@ def tier_rows(health: pd.DataFrame, rubric: Rubric, evaluation_sets: Collection[
     order = (*rubric.tiers[:-1], NO_TIER, *rubric.tiers[-1:])
     rows = []
     for sae_id, judged in _rows_on(health, rubric, evaluation_sets).groupby("sae_id", sort=False):
-        known = judged[[isfinite(value) for value in judged["value"]]]
+        known = judged[np.isfinite(judged["value"].to_numpy(float))]
         tiers = known["called"].where(known["called"].isin(rubric.tiers), NO_TIER).map(order.index)
         place = tiers.groupby(known["metric"], sort=False).max().to_dict()
         reached = max(place.values(), default=None)

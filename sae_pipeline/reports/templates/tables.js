@@ -1,7 +1,7 @@
 (function () {
   var FILTER_FROM = 8; // a shorter table is seen at a glance
   function key(row, column) { var cell = row.cells[column]; return cell.dataset.sort === undefined ? cell.textContent : cell.dataset.sort; }
-  function number(text) { // as Python and the report write numbers; what is missing is below all others
+  function number(text) { // as Python and the report write numbers; what is missing is below all others, unless a cell has a key of its own
     var plain = text.trim().replace("−", "-");
     return /^(—|nan|-inf)$/.test(plain) ? -Infinity : plain === "inf" ? Infinity : plain === "" ? NaN : Number(plain);
   }

@@ -1,15 +1,16 @@
-"""Which window of held-out text a run evaluates on, as its tag says."""
+"""The asset of recorded evaluations: which window of held-out text a run reads, as its tag says, and what its check says of a loss."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
 import yaml
 
 from assets import study_definitions
-from assets.history import WINDOW_TAG
+from assets.history import WINDOW_TAG, _reason
 from resources import ComputeResource, HomeResource
 from sae_pipeline.errors import BadInput
 from sae_pipeline.stages import history
@@ -59,3 +60,10 @@ def test_a_window_that_the_study_does_not_have_is_refused_in_a_sentence_that_nam
     with pytest.raises(BadInput, match=rf"^tag sae/window: expected a window of held-out text from 0 to 3 .*, found '{window}'; launch"):
         launched(tmp_path, {WINDOW_TAG: window})
     assert asked == []
+
+
+def test_the_reason_of_an_sae_without_a_value_states_none() -> None:
+    lost = SimpleNamespace(
+        sae_id="S", evaluation_set="prose", before=0.7, after=float("nan"), low=float("nan"), high=float("nan"), note="it diverged"
+    )
+    assert _reason(lost) == "S on prose: 0.7000 before, no value now; it diverged"
