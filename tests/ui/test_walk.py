@@ -195,5 +195,6 @@ def test_jobs_are_the_stages_of_the_study(ui: DagsterUI, page: Any, keep: Keep) 
 def test_schedules_that_the_study_names_run_and_what_it_does_not_switch_on_waits(ui: DagsterUI, page: Any, keep: Keep) -> None:
     visit(page, f"{ui.url}/automation")
     see(page, "scheduled_evaluation", "scheduled_scorecards", "scheduled_refresh", "scheduled_versions", "scheduled_rubric_review", "rerun_stale")
-    assert page.locator("label[class*=Switch] input:checked").count() == 5  # all but the sensor
+    page.locator("label[class*=Switch] input").nth(5).wait_for(state="attached")  # switches come after the names
+    assert page.locator("label[class*=Switch] input:checked").count() == 5  # all but the sensor's
     keep(page, "automation")
