@@ -32,7 +32,7 @@ def health_check_results(study: Study, asset_key: dg.AssetKey, card: Artifact, p
 
     from sae_pipeline.analysis.health.checks import health_checks
 
-    found = health_checks(pd.read_parquet(card.file("health.parquet")), load_rubric(study.analysis.rubrics[0]), _in_sample(study))
+    found = health_checks(pd.read_parquet(card.file("health.parquet")), load_rubric(study.analysis.rubrics[0]), study.in_sample)
     return [
         dg.AssetCheckResult(
             asset_key=asset_key,
@@ -52,10 +52,5 @@ def bottom_line_rows(study: Study, card: Artifact) -> list[dict[Any, Any]]:
 
     from sae_pipeline.analysis.health.marks import bottom_lines
 
-    lines = bottom_lines(pd.read_parquet(card.file("health.parquet")), load_rubric(study.analysis.rubrics[0]), _in_sample(study) or None)
+    lines = bottom_lines(pd.read_parquet(card.file("health.parquet")), load_rubric(study.analysis.rubrics[0]), study.in_sample or None)
     return lines.to_dict("records")
-
-
-def _in_sample(study: Study) -> list[str]:
-    """The in-sample sets; where there is none, the checks and the bottom lines are over all sets."""
-    return [name for name, declared in study.held_out.items() if declared.kind == "in_sample"]

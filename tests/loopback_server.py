@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class Answers(BaseHTTPRequestHandler):
+class Answers(BaseHTTPRequestHandler, ABC):
     """Answers GET, HEAD and POST with what ``answer`` sends."""
 
     protocol_version = "HTTP/1.1"
 
+    @abstractmethod
     def answer(self) -> None:
         """Send the answer to this request."""
-        raise NotImplementedError
 
     def do_GET(self) -> None:
         self.answer()

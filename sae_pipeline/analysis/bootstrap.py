@@ -68,6 +68,11 @@ def percentile_interval(resampled: Array, confidence: float) -> tuple[float, flo
     return float(low), float(high)
 
 
+def without_width(low: float, high: float) -> bool:
+    """Whether the ends of an interval differ by no more than the rounding of sums: resamples and seeds that all agree tell no noise."""
+    return math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12)
+
+
 def with_seed_noise(
     estimate: float, interval: tuple[float, float], variance: float, degrees_of_freedom: float, confidence: float
 ) -> tuple[float, float]:

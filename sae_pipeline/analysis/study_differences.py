@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import isclose
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sae_pipeline.analysis.bootstrap import Array, DocumentResamples, Resamples, SingleValues
+from sae_pipeline.analysis.bootstrap import Array, DocumentResamples, Resamples, SingleValues, without_width
 from sae_pipeline.analysis.contrasts import Evidence
 from sae_pipeline.analysis.health.bands import SEVERITY
 from sae_pipeline.analysis.tables import DESIGN, StudyTables, design
@@ -178,7 +177,7 @@ def _figure(evidence: Evidence, sae_ids: list[str], name: str, metric: str, othe
     rows, values = evidence.resamples.values(metric)
     unchanged = bool((values[[rows[key] for key in contrast], 0] == 0).all())
     low, high, notes = figure.low, figure.high, [] if unchanged else [evidence.resamples.caution(contrast)]
-    if isclose(low, high, rel_tol=1e-9, abs_tol=1e-12) and not unchanged:  # equal but for the rounding of sums
+    if without_width(low, high) and not unchanged:
         low = high = float("nan")
         notes = [f"{'one seed, and nothing else to resample' if figure.seeds == 1 else 'nothing that was resampled varies'}, so there is no interval"]
     elif figure.seeds == 1 and not unchanged:

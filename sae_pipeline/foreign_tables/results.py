@@ -204,11 +204,12 @@ def _names(rows: pd.DataFrame, settings: list[str]) -> list[str]:
 
 def _told(values: pd.Series) -> pd.Series:
     """A setting in words, different ones in different words."""
-    kind, name = COLUMNS[str(values.name)].kind, str(values.name)
+    name = str(values.name)
+    kind = COLUMNS[name].kind
     if kind == "text":
         return values.astype(str)
-    untold = f"{name} {NOT_GIVEN}" if name == "sparsity" else None
-    return values.map(lambda value: untold if untold and value == FILLED_SPARSITY else f"{name} {value:{'.0f' if kind == 'integer' else '.15g'}}")
+    words = name + " " + values.map(f"{{:{'.0f' if kind == 'integer' else '.15g'}}}".format)
+    return words.mask(values == FILLED_SPARSITY, f"{name} {NOT_GIVEN}") if name == "sparsity" else words
 
 
 def _counted(left_out: Sequence[tuple[str, int]]) -> str:

@@ -64,15 +64,16 @@ def open_instance(home: Home) -> dg.DagsterInstance:
                 write_atomically(home_identity(home), uuid.uuid4().hex.encode())
         logging.getLogger().addFilter(_is_no_retry)
         try:
-            _check_storage(settings)
-            return _without_captured_output(settings)
+            read = _read(settings)
+            _check_storage(settings, read)
+            return _without_captured_output(settings, read)
         except (dg.DagsterError, yaml.YAMLError) as error:
             raise StorageError(
                 f"{settings}: expected settings that Dagster accepts, found: {str(error).splitlines()[0]}; correct or remove the file, the next run writes it anew"
             ) from error
 
 
-def _without_captured_output(settings: Path) -> dg.DagsterInstance:
+def _without_captured_output(settings: Path, read: dict[str, Any]) -> dg.DagsterInstance:
     """The instance that ``dagster.yaml`` describes, which leaves what a run prints where it is printed.
 
     To keep a copy Dagster starts four processes a run, which take the launcher's time and, told of a terminal's Ctrl-C
@@ -81,11 +82,12 @@ def _without_captured_output(settings: Path) -> dg.DagsterInstance:
     """
     from dagster._core.instance.ref import InstanceRef  # slow
 
-    own = {} if "compute_logs" in _read(settings) else {"compute_logs": NOTHING_CAPTURED}
+    own = {} if "compute_logs" in read else {"compute_logs": NOTHING_CAPTURED}
     return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(settings.parent), overrides=own))
 
 
 def _read(settings: Path) -> dict[str, Any]:
+    """What the home's ``dagster.yaml`` says; nothing where it holds no mapping, which Dagster then refuses."""
     read = yaml.safe_load(settings.read_text(encoding="utf-8"))
     return read if isinstance(read, dict) else {}
 
@@ -106,9 +108,9 @@ def _settings() -> str:
     return text + (STORED_IN_POSTGRES if os.environ.get(POSTGRES_URL) else "")
 
 
-def _check_storage(settings: Path) -> None:
+def _check_storage(settings: Path, read: dict[str, Any]) -> None:
     """Refuse a home whose event log lies elsewhere than the environment says: its history of runs would seem to be gone."""
-    url, storage = os.environ.get(POSTGRES_URL), _read(settings).get("storage")
+    url, storage = os.environ.get(POSTGRES_URL), read.get("storage")
     postgres = storage.get("postgres") if isinstance(storage, dict) else None
     asked = isinstance(postgres, dict) and postgres.get("postgres_url") == {"env": POSTGRES_URL}
     if asked and not url:

@@ -280,8 +280,7 @@ def health(ctx: StudyContext, foreign: ForeignSAE) -> tuple[pd.DataFrame, list[s
     assert gathered is not None
     rows = pd.read_parquet(gathered.file(f"{HEALTH}.parquet"))
     rows = rows[rows["sae_id"] == foreign.sae_id]
-    held_out = ctx.study.held_out
-    sets = [name for name in held_out if held_out[name].kind == "in_sample"] or list(held_out)
+    sets = ctx.study.in_sample or list(ctx.study.held_out)
     rubrics = load_rubrics(ctx.study.analysis.rubrics)
     lines = [f"{rubric.name}: {line}" for rubric in rubrics for line in bottom_lines(rows, rubric, sets)["sentence"]]
     return rows, [f"{line} Sets looked at: {listed(sets)}." for line in lines]

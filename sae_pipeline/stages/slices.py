@@ -184,8 +184,7 @@ def metrics(study: Study) -> Slice:
 
 def traced(study: Study) -> Slice:
     """How many of each latent's strongest activations are kept, and of which set the tables show them: the first in-sample one."""
-    kinds = {name: declared.kind for name, declared in study.held_out.items()}
-    return {"top_contexts": study.evaluation.top_contexts, "set": next((name for name in kinds if kinds[name] == "in_sample"), next(iter(kinds)))}
+    return {"top_contexts": study.evaluation.top_contexts, "set": [*study.in_sample, *study.held_out][0]}
 
 
 def positions(study: Study) -> Slice:

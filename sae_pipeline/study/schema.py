@@ -138,6 +138,11 @@ class Study(Section):
         """Every site of every layer, in the study's order."""
         return tuple(HookPoint(layer, site) for site in self.activations.sites for layer in self.activations.layers)
 
+    @property
+    def in_sample(self) -> list[str]:
+        """Names of the evaluation sets of the kind in_sample, in the study's order; there may be none."""
+        return [name for name, declared in self.held_out.items() if declared.kind == "in_sample"]
+
     def shared_text(self, mix: str, evaluation_set: str) -> float:
         """Sum over sources of the smaller of the mix's and the set's token share: 1 for a mix like the set, 0 where they have no source in common."""
         trained, evaluated = self.mixes[mix], self.held_out[evaluation_set].shares
@@ -147,16 +152,14 @@ class Study(Section):
     def read_for_positions(self) -> tuple[str, str, float]:
         """(evaluation set, mix, expansion factor) of the position study."""
         asked = self.positions or Positions()
-        in_sample = [name for name, declared in self.held_out.items() if declared.kind == "in_sample"]
-        evaluation_set = asked.evaluation_set or [*in_sample, *self.held_out][0]
+        evaluation_set = asked.evaluation_set or [*self.in_sample, *self.held_out][0]
         return evaluation_set, asked.mix or next(iter(self.mixes)), asked.expansion or self.saes.expansions[0]
 
     @property
     def read_for_matching(self) -> str:
         """The evaluation set on which a latent that fires is alive, and over which activations are correlated."""
-        in_sample = [name for name, declared in self.held_out.items() if declared.kind == "in_sample"]
         asked = self.matching.evaluation_set if self.matching else None
-        return asked or [*in_sample, *self.held_out][0]
+        return asked or [*self.in_sample, *self.held_out][0]
 
     @property
     def matched_across_layers(self) -> tuple[str, float]:

@@ -14,6 +14,8 @@ from sae_pipeline.analysis.health.marks import judge
 from sae_pipeline.analysis.health.rubrics import load_rubric
 from sae_pipeline.reports.health import result_table
 from sae_pipeline.stages import foreign
+from sae_pipeline.study.schema import Analysis, Study
+from sae_pipeline.study.text_sections import HeldOut
 
 HOUSE = load_rubric("house.v1")
 SAES = pd.DataFrame([{"sae_id": "A", "d_sae": 100, "sparsity": 50.0, "architecture": "topk"}])
@@ -28,8 +30,8 @@ def found(folder: Path, monkeypatch: pytest.MonkeyPatch, kinds: dict[str, str]) 
     health = judge([HOUSE], pd.DataFrame(rows), SAES, 10**8)
     for name in ("health", foreign.HEALTH):
         health.to_parquet(folder / f"{name}.parquet")
-    held_out = {name: SimpleNamespace(kind=kind) for name, kind in kinds.items()}
-    study: Any = SimpleNamespace(held_out=held_out, analysis=SimpleNamespace(rubrics=["house.v1"]))
+    held_out = {name: HeldOut.model_construct(kind=kind) for name, kind in kinds.items()}
+    study = Study.model_construct(held_out=held_out, analysis=Analysis(rubrics=("house.v1",)))
     artifact: Any = SimpleNamespace(file=lambda name: folder / name)
     monkeypatch.setattr(foreign, "gather", lambda ctx: artifact)
     ctx, sae = SimpleNamespace(study=study), SimpleNamespace(sae_id="A")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isclose, isfinite, nan
+from math import isfinite, nan
 from typing import Any
 
 import pandas as pd
 
-from sae_pipeline.analysis.bootstrap import Estimate
+from sae_pipeline.analysis.bootstrap import Estimate, without_width
 from sae_pipeline.analysis.contrasts import Contrast, Evidence
 from sae_pipeline.analysis.improving.proposals import Proposal
 from sae_pipeline.analysis.significance import holm
@@ -42,8 +42,8 @@ class Change:
 
     @property
     def varies(self) -> bool:
-        """Whether there is an interval: resamples and seeds that all agree, but for the rounding of sums, make none."""
-        return isfinite(self.low) and isfinite(self.high) and not isclose(self.low, self.high, rel_tol=1e-9, abs_tol=1e-12)
+        """Whether there is an interval."""
+        return isfinite(self.low) and isfinite(self.high) and not without_width(self.low, self.high)
 
     @classmethod
     def of(cls, evidence: Evidence, contrast: Contrast, metric: str, figure: Estimate) -> Change:
